@@ -1,0 +1,25 @@
+"""kprune: prune Keras 3 models while they train, and ship them small.
+
+    schedule(progress)            -> sparsity            how much, when
+    allocation(layers, sparsity)  -> sparsity per layer  shared out how
+    criterion(kernel)             -> scores              which weights matter
+    granularity(scores, sparsity) -> mask                in what shape they go
+    PrunableLayer                 holds the masks        multiplies by them
+
+and one verb after training: `strip`.
+"""
+
+from kprune import allocations as allocations
+from kprune import criteria as criteria
+from kprune import granularities as granularities
+from kprune import schedules as schedules
+from kprune import structure as structure
+from kprune.callbacks import PruningScheduler as PruningScheduler
+from kprune.conversion import make_prunable as make_prunable
+from kprune.layers import PrunableConv2D as PrunableConv2D
+from kprune.layers import PrunableDense as PrunableDense
+from kprune.layers import PrunableLayer as PrunableLayer
+from kprune.pruning import prune as prune
+from kprune.pruning import sparsity as sparsity
+from kprune.stripping import strip as strip
+from kprune.structure.removal import compact as compact

@@ -1,0 +1,129 @@
+"""Allocations: how a sparsity is shared out over the layers.
+
+An allocation is any callable that maps a sequence of prunable layers and a
+sparsity to one sparsity per layer. It is also the place for control per layer:
+
+    def allocation(layers, sparsity):
+        # Convolutions lose half as much as the rest.
+        return [
+            sparsity / 2 if isinstance(layer, kprune.PrunableConv2D)
+            else sparsity
+            for layer in layers
+        ]
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+import keras
+import numpy as np
+
+Allocation = Callable[[Sequence, float], Sequence[float]]
+
+
+def uniform(layers: Sequence, sparsity: float) -> list[float]:
+    """Gives every layer the same sparsity.
+
+    Args:
+        layers: Sequence of prunable layers.
+        sparsity: Float in `[0, 1)`.
+
+    Returns:
+        List of floats, one per layer.
+
+    Example:
+
+    >>> layers = [kprune.PrunableDense(2), kprune.PrunableDense(3)]
+    >>> kprune.allocations.uniform(layers, 0.5)
+    [0.5, 0.5]
+    """
+    return [sparsity] * len(layers)
+
+
+@dataclasses.dataclass(frozen=True)
+class Global:
+    """One threshold over all layers: weak layers lose more than strong ones.
+
+    The scores of all kernels are ranked together. The layers' sparsities are
+    the shares that fall below the one threshold, so over all the weights the
+    sparsity is the one asked for. No layer is emptied: each keeps at least one
+    weight in every kernel.
+
+    Args:
+        criterion: Callable from kernel to scores. `get("global", criterion)`
+            passes the one that the pruning uses.
+
+    Example:
+
+    >>> model = keras.Sequential([
+    ...     keras.Input((4,)),
+    ...     kprune.PrunableDense(4, kernel_initializer="ones"),
+    ...     kprune.PrunableDense(4, kernel_initializer="zeros"),
+    ... ])
+    >>> kprune.allocations.Global()(model.layers, 0.25)
+    [0.0, 0.5]
+
+    Reference:
+
+    - [Blalock et al., 2020](https://arxiv.org/abs/2003.03033)
+    """
+
+    criterion: Callable[[np.ndarray], np.ndarray] = np.abs
+
+    def __call__(self, layers: Sequence, sparsity: float) -> list[float]:
+        scores = [self._scores(layer) for layer in layers]
+        sizes = np.array([layer_scores.size for layer_scores in scores])
+        total = math.floor(round(sizes.sum() * sparsity, 6))
+        if total == 0:
+            return [0.0] * len(layers)
+        everything = np.concatenate(scores)
+        threshold = np.partition(everything, total - 1)[total - 1]
+        removed = np.array([np.count_nonzero(s < threshold) for s in scores])
+        missing = total - removed.sum()
+        # Of equal scores the later ones go, as within a mask.
+        for index in reversed(range(len(layers))):
+            tied = np.count_nonzero(scores[index] == threshold)
+            taken = min(tied, missing)
+            removed[index] += taken
+            missing -= taken
+        most = sizes - [len(layer.kernels) for layer in layers]
+        return [float(share) for share in np.minimum(removed, most) / sizes]
+
+    def _scores(self, layer) -> np.ndarray:
+        kernels = layer.kernels.values()
+        arrays = [keras.ops.convert_to_numpy(kernel) for kernel in kernels]
+        return np.concatenate([np.ravel(self.criterion(a)) for a in arrays])
+
+
+def get(identifier, criterion: Callable = np.abs) -> Allocation:
+    """Returns the allocation that `identifier` stands for.
+
+    Args:
+        identifier: The name of a built-in allocation, `"uniform"` or
+            `"global"`, or a callable from layers and sparsity to one sparsity
+            per layer.
+        criterion: Callable from kernel to scores. What `"global"` ranks by.
+
+    Returns:
+        A callable from layers and sparsity to a sequence of sparsities.
+
+    Raises:
+        ValueError: If there is no such allocation.
+
+    Example:
+
+    >>> kprune.allocations.get("uniform")([None, None], 0.8)
+    [0.8, 0.8]
+    """
+    if isinstance(identifier, str) and identifier.lower() == "uniform":
+        return uniform
+    if isinstance(identifier, str) and identifier.lower() == "global":
+        return Global(criterion)
+    if callable(identifier) and not isinstance(identifier, type):
+        return identifier
+    raise ValueError(
+        "Unknown allocation. Expected a callable from layers and sparsity to "
+        "one sparsity per layer, or one of ['global', 'uniform']. "
+        f"Received: {identifier!r}"
+    )

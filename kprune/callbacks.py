@@ -1,0 +1,164 @@
+"""The callback that lets masks grow while a model trains."""
+
+import warnings
+
+import keras
+
+from kprune import schedules
+from kprune.pruning import Pruner, sparsity, trainable_layers
+
+
+class PruningScheduler(keras.callbacks.Callback):
+    """Grows the masks of a model during `fit`, then freezes them.
+
+    At every update the schedule says how sparse the model is to be and all
+    masks are computed again from the stored weights, so a weight can come
+    back while others fall below it. From the first update at which the
+    progress reaches the schedule's `end` the masks are frozen, the masked
+    weights are zeroed, and what remains is fine-tuned. With two or more
+    epochs the last one trains under the final masks: the update before it
+    reaches the final sparsity even where `end` lies later.
+
+    The sparsity is in the logs of every epoch, as `sparsity`: in the progress
+    bar, in the history, and in TensorBoard where its callback comes after
+    this one.
+
+    The masks are weights of the model. They are in every checkpoint, and a
+    training that is resumed (with `initial_epoch` on a loaded model, or by
+    `keras.callbacks.BackupAndRestore`) goes on where it was.
+
+    Args:
+        schedule: How sparse, when: a float `s`, short for
+            `kprune.schedules.Polynomial(final_sparsity=s)`, or what else
+            `kprune.schedules.get` takes. The progress is the fraction of the
+            planned training that is done: `(epoch + 1) / epochs` at the end
+            of an epoch (counted from 0), or steps done / all steps.
+        criterion: Which weights matter; see `kprune.criteria.get`.
+        granularity: In what shape weights go, for all layers; see
+            `kprune.granularities.get`. `None` leaves it to each layer.
+        allocation: How the sparsity is shared out, and the place for control
+            per layer: a callable from layers and sparsity to one sparsity per
+            layer; see `kprune.allocations.get`.
+        update_freq: `"epoch"`, or a number of training steps. With a number
+            there are updates at that many steps and at the end of each epoch.
+
+    Raises:
+        ValueError: If an argument is not valid, or, when training begins, if
+            the model has no prunable layers.
+
+    Example:
+
+    >>> model = keras.Sequential([
+    ...     keras.Input((4,)), kprune.PrunableDense(8), keras.layers.Dense(1)])
+    >>> model.compile("sgd", "mse")
+    >>> history = model.fit(
+    ...     np.ones((8, 4)), np.ones((8, 1)), epochs=4, verbose=0,
+    ...     callbacks=[kprune.PruningScheduler(0.75)])
+    >>> history.history["sparsity"]
+    [0.65625, 0.75, 0.75, 0.75]
+
+    Reference:
+
+    - [Zhu & Gupta, 2017](https://arxiv.org/abs/1710.01878)
+    """
+
+    def __init__(
+        self,
+        schedule=0.5,
+        *,
+        criterion="magnitude",
+        granularity=None,
+        allocation="uniform",
+        update_freq="epoch",
+    ):
+        super().__init__()
+        self.schedule = schedules.get(schedule)
+        self.update_freq = update_freq
+        self._pruner = Pruner(criterion, granularity, allocation)
+        if update_freq != "epoch":
+            if not _is_step_count(update_freq):
+                raise ValueError(
+                    "`update_freq` must be 'epoch' or a positive number of "
+                    f"steps. Received: update_freq={update_freq!r}"
+                )
+            # Keras dispatches the progress bar's work asynchronously unless a
+            # callback has this method, so it is there only when needed.
+            self.on_train_batch_end = self._update_after_step
+
+    def on_train_begin(self, logs=None):
+        trainable_layers(self.model)
+        self._epoch = None
+        self._progress = 0.0
+        self._frozen = False
+        self._steps = self.params.get("steps")
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self._epoch is None and self._reached_end(epoch / self._epochs()):
+            # Resumed behind the end: the masks that were loaded are final.
+            self._apply_masks()
+        self._epoch = epoch
+        self._steps_done = 0
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self._steps_done:
+            self._steps = self._steps_done
+        # The last epoch trains under the final masks.
+        is_last_chance = epoch == self._epochs() - 2
+        self._update((epoch + 1) / self._epochs(), is_last_chance)
+        if self._frozen:
+            self._apply_masks()
+        if logs is not None:
+            logs["sparsity"] = sparsity(self.model)
+
+    def on_train_end(self, logs=None):
+        if self._frozen or self._epoch is None:
+            return
+        final = self.schedule(schedules.end(self.schedule))
+        warnings.warn(
+            f"Training ended at {self._progress:.3g} of the planned "
+            f"{self._epochs()} epochs, before the pruning schedule ended at "
+            f"{schedules.end(self.schedule):.3g}. The masks are not final: "
+            f"the sparsity is {sparsity(self.model):.3g}, the schedule ends "
+            f"at {final:.3g}. Train longer, or let the schedule end sooner.",
+            stacklevel=2,
+        )
+
+    def _update_after_step(self, batch, logs=None):
+        before = self._steps_done
+        # `batch` jumps where several steps are one execution.
+        self._steps_done = batch + 1
+        if self._steps is None:
+            return  # A dataset of unknown length: known after one epoch.
+        start = self._epoch * self._steps
+        crossed = (start + self._steps_done) // self.update_freq
+        if crossed > (start + before) // self.update_freq:
+            total = self._epochs() * self._steps
+            self._update((start + self._steps_done) / total)
+
+    def _update(self, progress: float, is_last_chance: bool = False) -> None:
+        self._progress = progress
+        if self._frozen:
+            return
+        ends = self._reached_end(progress) or is_last_chance
+        if ends:
+            progress = max(progress, schedules.end(self.schedule))
+        value = self.schedule(progress)
+        self._pruner.update(self.model, value)
+        if ends:
+            self._frozen = True
+            self._apply_masks()
+
+    def _reached_end(self, progress: float) -> bool:
+        # A progress such as 7 / 10 may be a rounding error short of the end.
+        return progress >= schedules.end(self.schedule) - 1e-9
+
+    def _epochs(self) -> int:
+        return self.params["epochs"]
+
+    def _apply_masks(self) -> None:
+        for layer in trainable_layers(self.model):
+            layer.apply_masks()
+
+
+def _is_step_count(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0

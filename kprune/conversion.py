@@ -1,0 +1,125 @@
+"""From a plain model to a prunable one, and finding the prunable layers."""
+
+from collections.abc import Callable
+
+import keras
+
+from kprune import layers
+from kprune.structure import functional
+from kprune.structure.graph import check_graph
+from kprune.structure.rebuilding import Rebuilder, clone
+
+
+def prunable_layers(model) -> list[layers.PrunableLayer]:
+    """All prunable layers of a model, in nested models and layers too.
+
+    Args:
+        model: `keras.Model` or layer.
+
+    Returns:
+        List of `PrunableLayer`, each once.
+    """
+    return [
+        layer
+        for layer in functional.sublayers(model)
+        if isinstance(layer, layers.PrunableLayer)
+    ]
+
+
+def prunable_weights(model) -> list[tuple]:
+    """The weights of a model that are pruned one by one, with their masks.
+
+    Args:
+        model: `keras.Model`.
+
+    Returns:
+        List of `(variable, mask)`, each variable once: the kernels of the
+        prunable layers, or, where there are none, the kernels of all layers
+        with `None` as mask.
+    """
+    prunable = prunable_layers(model)
+    if prunable:
+        pairs = [
+            (kernel, layer.masks[name])
+            for layer in prunable
+            for name, kernel in layer.kernels.items()
+        ]
+    else:
+        pairs = [
+            (kernel, None)
+            for layer in functional.sublayers(model)
+            for kernel in layers.kernels(layer).values()
+        ]
+    return list({id(pair[0]): pair for pair in pairs}.values())
+
+
+def make_prunable(
+    model: keras.Model, *, where: Callable | None = None
+) -> keras.Model:
+    """Makes a new model whose layers with kernels can be pruned.
+
+    Every layer that has kernels is wrapped: a Dense in `PrunableDense`, a
+    Conv2D in `PrunableConv2D`, any other in `PrunableLayer`; in nested models
+    too, and a shared layer once. The weights are copied. Nothing that happens
+    to the new model changes the one that is passed. The new model is not
+    compiled.
+
+    Args:
+        model: A built Sequential or Functional model.
+        where: Callable from a layer to a boolean: which of the layers with
+            kernels to wrap. `None` wraps all.
+
+    Returns:
+        A model of the same kind, with the same name and equal outputs.
+
+    Raises:
+        ValueError: If the model is subclassed or not built, has prunable
+            layers already, or no layer that can be wrapped.
+
+    Example:
+
+    >>> model = keras.Sequential([
+    ...     keras.Input((8,)),
+    ...     keras.layers.Dense(4, name="hidden"),
+    ...     keras.layers.Dense(2, name="logits"),
+    ... ])
+    >>> prunable = kprune.make_prunable(
+    ...     model, where=lambda layer: layer.name != "logits")
+    >>> [layer.name for layer in prunable.layers]
+    ['prunable_hidden', 'logits']
+    """
+    check_graph(model, "make prunable")
+    if prunable_layers(model):
+        raise ValueError(
+            f"Model '{model.name}' has prunable layers already: use it as it "
+            "is, or `kprune.strip(model)` it first."
+        )
+    if where is not None and not callable(where):
+        raise ValueError(
+            "`where` must be a callable from a layer to a boolean, such as "
+            "`where=lambda layer: layer.name != 'logits'`. "
+            f"Received: where={where!r}"
+        )
+    wrapped = 0
+
+    def replace(layer):
+        nonlocal wrapped
+        copy = clone(layer)
+        if not layers.kernels(layer) or (where and not where(layer)):
+            return copy
+        wrapped += 1
+        if isinstance(layer, keras.layers.Dense):
+            return layers.PrunableDense(copy)
+        if isinstance(layer, keras.layers.Conv2D):
+            return layers.PrunableConv2D(copy)
+        return layers.PrunableLayer(copy)
+
+    rebuilder = Rebuilder(replace)
+    prunable = rebuilder.rebuild(model)
+    if not wrapped:
+        raise ValueError(
+            f"Model '{model.name}' has no layer to prune: none has kernels"
+            + (" for which `where` is true." if where else ".")
+        )
+    rebuilder.copy_weights()
+    return prunable

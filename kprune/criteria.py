@@ -1,0 +1,101 @@
+"""Criteria: which weights matter.
+
+A criterion is any callable that maps a kernel, a NumPy array, to scores of the
+same shape; a higher score means keep.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+Criterion = Callable[[np.ndarray], np.ndarray]
+
+
+def magnitude(kernel: np.ndarray) -> np.ndarray:
+    """Scores each weight by its absolute value.
+
+    The simplest criterion and a hard one to beat: small weights go first.
+
+    Args:
+        kernel: Array. The kernel to score.
+
+    Returns:
+        Array of the shape and dtype of `kernel`; higher means keep.
+
+    Example:
+
+    >>> kprune.criteria.magnitude(np.array([-2.0, 0.5]))
+    array([2. , 0.5])
+
+    Reference:
+
+    - [Han et al., 2015](https://arxiv.org/abs/1506.02626)
+    """
+    return np.abs(kernel)
+
+
+@dataclasses.dataclass(frozen=True)
+class Random:
+    """Scores each weight by chance: the floor that a criterion must beat.
+
+    The scores depend on the seed and the shape of the kernel only, so that
+    the masks of two updates agree, in a resumed training too. Two kernels of
+    one shape get the same scores.
+
+    Args:
+        seed: Integer, at least 0.
+
+    Example:
+
+    >>> scores = kprune.criteria.Random(seed=7)(np.zeros((2, 3)))
+    >>> scores.shape, bool((scores >= 0).all())
+    ((2, 3), True)
+    """
+
+    seed: int = 0
+
+    def __post_init__(self):
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise ValueError(
+                f"`seed` must be an integer. Received: seed={self.seed!r}"
+            )
+        if self.seed < 0:
+            raise ValueError(
+                f"`seed` must be at least 0. Received: seed={self.seed!r}"
+            )
+
+    def __call__(self, kernel: np.ndarray) -> np.ndarray:
+        generator = np.random.default_rng(self.seed)
+        return generator.random(kernel.shape, dtype=np.float32)
+
+
+_BUILT_IN = {"magnitude": magnitude, "random": Random()}
+
+
+def get(identifier) -> Criterion:
+    """Returns the criterion that `identifier` stands for.
+
+    Args:
+        identifier: The name of a built-in criterion, `"magnitude"` or
+            `"random"`, or a callable from kernel to scores.
+
+    Returns:
+        A callable from a kernel to scores of the same shape.
+
+    Raises:
+        ValueError: If there is no such criterion.
+
+    Example:
+
+    >>> kprune.criteria.get("magnitude")(np.array([-3.0]))
+    array([3.])
+    """
+    if isinstance(identifier, str) and identifier.lower() in _BUILT_IN:
+        return _BUILT_IN[identifier.lower()]
+    if callable(identifier) and not isinstance(identifier, type):
+        return identifier
+    raise ValueError(
+        "Unknown criterion. Expected a callable from kernel to scores, or one "
+        f"of {sorted(_BUILT_IN)}. Received: {identifier!r}"
+    )

@@ -1,0 +1,363 @@
+"""Granularities: in what shape weights go.
+
+A granularity is any callable that maps the scores of a kernel and a sparsity
+to a mask of the shape of the scores: True keeps the weight.
+"""
+
+import dataclasses
+import math
+import operator
+from collections.abc import Callable
+
+import keras
+import numpy as np
+
+Granularity = Callable[[np.ndarray, float], np.ndarray]
+
+_register = keras.saving.register_keras_serializable(package="kprune")
+
+
+def removed_count(size: int, sparsity: float) -> int:
+    """How many of `size` items go: `floor(size * sparsity)`, one stays.
+
+    The product is rounded to six digits first, so that the floor does not see
+    the error of a binary fraction: 0.29 of 100 is 29.
+
+    Args:
+        size: Integer. The number of items.
+        sparsity: Float in `[0, 1)`.
+
+    Returns:
+        Integer in `[0, size)`, or 0 where there are no items.
+
+    Example:
+
+    >>> kprune.granularities.removed_count(100, 0.29)
+    29
+    """
+    return max(min(math.floor(round(size * sparsity, 6)), size - 1), 0)
+
+
+def keep_highest(scores: np.ndarray, removed: int) -> np.ndarray:
+    """Masks out exactly the `removed` lowest scores.
+
+    Among equal scores the lower flat index is kept, so that the count is
+    exact whatever the ties.
+
+    Args:
+        scores: Array of numbers, no nan.
+        removed: Integer in `[0, scores.size)`.
+
+    Returns:
+        Boolean array of the shape of `scores`; True keeps.
+
+    Example:
+
+    >>> kprune.granularities.keep_highest(np.array([1, 3, 1, 2]), removed=1)
+    array([ True,  True, False,  True])
+    """
+    if removed == 0:
+        return np.ones(scores.shape, bool)
+    flat = scores.reshape(-1)
+    threshold = _nth_lowest(flat, removed - 1)
+    mask = flat > threshold
+    tied = flat.size - removed - np.count_nonzero(mask)
+    if tied:
+        mask[np.flatnonzero(flat == threshold)[:tied]] = True
+    return mask.reshape(scores.shape)
+
+
+_CHUNK = 1 << 17  # a chunk and its comparisons stay in the cache
+_SMALL = 1 << 16  # below this a plain partition is the fastest
+
+
+def _nth_lowest(flat: np.ndarray, n: int):
+    """The value that index `n` would have if `flat` were sorted.
+
+    As in Floyd & Rivest's SELECT a random sample brackets the value; one pass
+    counts what lies below the bracket and gathers what lies in it. The result
+    is exact: where the bracket misses, the whole array is partitioned.
+    """
+    if flat.size < _SMALL:
+        return np.partition(flat, n)[n]
+    size = int(flat.size ** (2 / 3))
+    chosen = np.random.default_rng(0).integers(flat.size, size=size)
+    sample = np.sort(flat[chosen])
+    share = n / flat.size
+    margin = 4 * math.sqrt(max(share * (1 - share), 1 / size) / size)
+    low = sample[max(int((share - margin) * size), 0)]
+    high = sample[min(int((share + margin) * size) + 1, size - 1)]
+    below = 0
+    bracket = []
+    for start in range(0, flat.size, _CHUNK):
+        chunk = flat[start : start + _CHUNK]
+        is_below = chunk < low
+        below += np.count_nonzero(is_below)
+        inside = np.greater(chunk <= high, is_below)
+        bracket.append(chunk[np.flatnonzero(inside)])
+    bracket = np.concatenate(bracket)
+    if below <= n < below + bracket.size:
+        return np.partition(bracket, n - below)[n - below]
+    return np.partition(flat, n)[n]
+
+
+def _positive(name: str, value) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = 0
+    if isinstance(value, bool) or number < 1:
+        raise ValueError(
+            f"`{name}` must be a positive integer. Received: {name}={value!r}"
+        )
+    return number
+
+
+@_register
+@dataclasses.dataclass(frozen=True)
+class Unstructured:
+    """Single weights go, wherever they are.
+
+    Of a kernel of n weights the `floor(n * sparsity)` with the lowest scores
+    go. This shrinks files; it does not make a dense kernel faster.
+
+    Example:
+
+    >>> kprune.granularities.Unstructured()(np.array([[3., 1.], [2., 4.]]), 0.5)
+    array([[ True, False],
+           [False,  True]])
+    """
+
+    def __call__(self, scores: np.ndarray, sparsity: float) -> np.ndarray:
+        return keep_highest(scores, removed_count(scores.size, sparsity))
+
+    def get_config(self) -> dict:
+        """Returns the arguments of the constructor as a dict."""
+        return {}
+
+
+@_register
+@dataclasses.dataclass(frozen=True)
+class Filter:
+    """Whole output channels go: filters of a convolution, units of a Dense.
+
+    Called with the scores of one kernel it pools them by their L2 norm over
+    all axes but the last. In a model whose graph can be read `kprune.prune`
+    scores and masks *units* instead: a filter together with every slice that
+    has to go with it (see `kprune.structure`).
+
+    Args:
+        multiple_of: Positive integer. The number of channels that are kept is
+            rounded up to a multiple of it. One channel past the width of the
+            kernel's tile is slow; 8 suits LiteRT in float32, 16 in int8.
+
+    Example:
+
+    >>> scores = np.array([[3., 1., 2.], [3., 1., 2.]])
+    >>> kprune.granularities.Filter()(scores, 0.34)
+    array([[ True, False,  True],
+           [ True, False,  True]])
+
+    Reference:
+
+    - [Li et al., 2016](https://arxiv.org/abs/1608.08710)
+    """
+
+    multiple_of: int = 1
+
+    def __post_init__(self):
+        _positive("multiple_of", self.multiple_of)
+
+    def removed_count(self, size: int, sparsity: float) -> int:
+        """How many of `size` channels go after rounding.
+
+        Args:
+            size: Integer. The number of channels.
+            sparsity: Float in `[0, 1)`.
+
+        Returns:
+            Integer in `[0, size)`.
+        """
+        kept = size - removed_count(size, sparsity)
+        kept = math.ceil(kept / self.multiple_of) * self.multiple_of
+        return max(size - kept, 0)
+
+    def __call__(self, scores: np.ndarray, sparsity: float) -> np.ndarray:
+        rows = scores.reshape(-1, scores.shape[-1])
+        norms = np.sqrt(np.einsum("rc,rc->c", rows, rows, dtype=np.float64))
+        kept = keep_highest(norms, self.removed_count(norms.size, sparsity))
+        return np.broadcast_to(kept, scores.shape).copy()
+
+    def get_config(self) -> dict:
+        """Returns the arguments of the constructor as a dict."""
+        return {"multiple_of": self.multiple_of}
+
+
+@_register
+@dataclasses.dataclass(frozen=True)
+class NM:
+    """At most `n` of every `m` consecutive weights along the input axis stay.
+
+    The input axis is the last but one: the inputs of a Dense, the input
+    channels of a convolution. Where `m` does not divide its length `l`, the
+    last group has `l % m` weights and keeps at most `n` of them, as if it were
+    filled up with zeros. Ties keep the lower index.
+
+    The sparsity is fixed by the pattern, `1 - n / m`: the mask keeps all until
+    the schedule asks for at least that much, and then follows the pattern.
+
+    Args:
+        n: Positive integer, less than `m`. The weights that stay in a group.
+        m: Integer. The size of a group.
+
+    Example:
+
+    >>> kernel_scores = np.array([[1.], [4.], [2.], [3.]])
+    >>> kprune.granularities.NM(2, 4)(kernel_scores, 0.5).ravel()
+    array([False,  True, False,  True])
+    >>> kprune.granularities.NM(2, 4)(kernel_scores, 0.4).ravel()
+    array([ True,  True,  True,  True])
+
+    Reference:
+
+    - [Zhou et al., 2021](https://arxiv.org/abs/2102.04010)
+    """
+
+    n: int = 2
+    m: int = 4
+
+    def __post_init__(self):
+        if _positive("n", self.n) >= _positive("m", self.m):
+            raise ValueError(
+                "`NM(n, m)` keeps n of every m weights, so n must be less "
+                f"than m. Received: n={self.n!r}, m={self.m!r}"
+            )
+
+    @property
+    def sparsity(self) -> float:
+        """Float. The fraction of zeros of the pattern."""
+        return 1 - self.n / self.m
+
+    def __call__(self, scores: np.ndarray, sparsity: float) -> np.ndarray:
+        if sparsity < self.sparsity - 1e-9:
+            return np.ones(scores.shape, bool)
+        axis = max(scores.ndim - 2, 0)
+        columns = np.moveaxis(scores, axis, -1)
+        length = columns.shape[-1]
+        padding = [(0, 0)] * (columns.ndim - 1) + [(0, -length % self.m)]
+        padded = np.pad(
+            columns.astype(np.float64), padding, constant_values=-np.inf
+        )
+        groups = padded.reshape(*padded.shape[:-1], -1, self.m)
+        order = np.argsort(-groups, axis=-1, kind="stable")
+        mask = np.zeros(groups.shape, bool)
+        np.put_along_axis(mask, order[..., : self.n], True, axis=-1)
+        mask = mask.reshape(padded.shape)[..., :length]
+        return np.ascontiguousarray(np.moveaxis(mask, -1, axis))
+
+    def get_config(self) -> dict:
+        """Returns the arguments of the constructor as a dict."""
+        return {"n": self.n, "m": self.m}
+
+
+@_register
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """Whole blocks of neighbouring weights go.
+
+    The shape lies on the last axes of the kernel: `(4, 1)` is 4 inputs by 1
+    output in a Dense and in every pixel of a convolution. A block is scored by
+    the mean of its scores. A block that overhangs the edge has only the
+    weights inside, and its mean is over those. The count is in blocks:
+    `floor(blocks * sparsity)` go, so a kernel with cut blocks can end a little
+    above or below the sparsity.
+
+    Args:
+        shape: Tuple of positive integers, no longer than the kernel's rank.
+
+    Example:
+
+    >>> scores = np.array([[1., 1., 5.], [1., 1., 5.]])
+    >>> kprune.granularities.Block((2, 2))(scores, 0.5)
+    array([[False, False,  True],
+           [False, False,  True]])
+
+    Reference:
+
+    - [Narang et al., 2017](https://arxiv.org/abs/1711.02782)
+    """
+
+    shape: tuple = (4, 1)
+
+    def __post_init__(self):
+        if not isinstance(self.shape, (tuple, list)) or not self.shape:
+            raise ValueError(
+                "`shape` must be a tuple of positive integers. "
+                f"Received: shape={self.shape!r}"
+            )
+        shape = tuple(_positive("shape", size) for size in self.shape)
+        object.__setattr__(self, "shape", shape)
+
+    def __call__(self, scores: np.ndarray, sparsity: float) -> np.ndarray:
+        if len(self.shape) > scores.ndim:
+            raise ValueError(
+                f"`Block(shape={self.shape})` has more axes than the kernel "
+                f"of shape {scores.shape}. Give a shape for its last axes, "
+                f"such as `Block({self.shape[-scores.ndim:]})`."
+            )
+        block = (1,) * (scores.ndim - len(self.shape)) + self.shape
+        totals = scores.astype(np.float64)
+        counts = np.ones((1,) * scores.ndim)
+        for axis, (length, size) in enumerate(zip(scores.shape, block)):
+            starts = np.arange(0, length, size)
+            totals = np.add.reduceat(totals, starts, axis=axis)
+            along = [1] * scores.ndim
+            along[axis] = len(starts)
+            widths = np.minimum(starts + size, length) - starts
+            counts = counts * widths.reshape(along)
+        means = totals / counts
+        mask = keep_highest(means, removed_count(means.size, sparsity))
+        for axis, (length, size) in enumerate(zip(scores.shape, block)):
+            mask = np.take(mask, np.arange(length) // size, axis=axis)
+        return mask
+
+    def get_config(self) -> dict:
+        """Returns the arguments of the constructor as a dict."""
+        return {"shape": list(self.shape)}
+
+
+_BUILT_IN = {
+    "block": Block(),
+    "filter": Filter(),
+    "nm": NM(),
+    "unstructured": Unstructured(),
+}
+
+
+def get(identifier) -> Granularity:
+    """Returns the granularity that `identifier` stands for.
+
+    Args:
+        identifier: The name of a built-in granularity, `"unstructured"`,
+            `"filter"`, `"nm"` or `"block"`, or a callable from scores and
+            sparsity to a mask.
+
+    Returns:
+        A callable from scores and sparsity to a boolean mask.
+
+    Raises:
+        ValueError: If there is no such granularity.
+
+    Example:
+
+    >>> kprune.granularities.get("filter")
+    Filter(multiple_of=1)
+    """
+    if isinstance(identifier, str) and identifier.lower() in _BUILT_IN:
+        return _BUILT_IN[identifier.lower()]
+    if callable(identifier) and not isinstance(identifier, type):
+        return identifier
+    raise ValueError(
+        "Unknown granularity. Expected a callable from scores and sparsity to "
+        f"a mask, or one of {sorted(_BUILT_IN)}. Received: {identifier!r}"
+    )

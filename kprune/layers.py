@@ -1,0 +1,436 @@
+"""Prunable layers: they hold the masks and multiply by them."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from kprune import granularities
+
+# Trainable tensors of rank 2 and more that are no kernels.
+_NEVER_KERNELS = {"alpha", "beta", "bias", "gamma", "recurrent_bias", "scale"}
+
+_CONVOLUTIONS = (
+    keras.layers.Conv1D,
+    keras.layers.Conv1DTranspose,
+    keras.layers.Conv2D,
+    keras.layers.Conv2DTranspose,
+    keras.layers.Conv3D,
+    keras.layers.Conv3DTranspose,
+    keras.layers.DepthwiseConv1D,
+    keras.layers.DepthwiseConv2D,
+    keras.layers.SeparableConv1D,
+    keras.layers.SeparableConv2D,
+)
+
+
+def kernels(layer: keras.layers.Layer) -> dict:
+    """The weights of a layer that can be pruned one by one.
+
+    Kernels of every kind (kernel, recurrent, depthwise, pointwise,
+    embeddings, and the trainable matrices of a custom layer), but not biases,
+    norms' scales or PReLU slopes, and nothing quantized.
+
+    Args:
+        layer: A built Keras layer.
+
+    Returns:
+        Dict from the name of a weight to its `keras.Variable`. The name is the
+        variable's own where that is unique in the layer, else its path in the
+        layer, such as `"query/kernel"`.
+
+    Example:
+
+    >>> layer = keras.layers.LSTM(4)
+    >>> layer.build((None, 3, 2))
+    >>> list(kprune.layers.kernels(layer))
+    ['kernel', 'recurrent_kernel']
+    """
+    return _named(layer, _is_kernel)
+
+
+def biases(layer: keras.layers.Layer) -> dict:
+    """The biases of a layer, which go when their filter goes.
+
+    Args:
+        layer: A built Keras layer.
+
+    Returns:
+        Dict from the name of a weight to its `keras.Variable`, as `kernels`
+        names them.
+
+    Example:
+
+    >>> layer = keras.layers.Dense(4)
+    >>> layer.build((None, 3))
+    >>> list(kprune.layers.biases(layer))
+    ['bias']
+    """
+    return _named(layer, _is_bias)
+
+
+def _is_float(variable) -> bool:
+    dtype = keras.backend.standardize_dtype(variable.dtype)
+    return "float" in dtype and "float8" not in dtype
+
+
+def _is_kernel(variable) -> bool:
+    if len(variable.shape) < 2 or not _is_float(variable):
+        return False
+    if variable.name in _NEVER_KERNELS or variable.name.startswith("lora_"):
+        return False
+    # A frozen layer's kernels still are kernels, known by their names.
+    named = variable.name.endswith(("kernel", "embeddings"))
+    return variable.trainable or named
+
+
+def _is_bias(variable) -> bool:
+    return variable.name == "bias" and _is_float(variable)
+
+
+def _named(layer, wanted) -> dict:
+    chosen = [variable for variable in layer.weights if wanted(variable)]
+    names = [variable.name for variable in chosen]
+    if len(set(names)) < len(names):
+        names = [
+            variable.path.rpartition(f"{layer.name}/")[2]
+            for variable in chosen
+        ]
+    if len(set(names)) < len(names):
+        names = [f"{index}/{name}" for index, name in enumerate(names)]
+    return dict(zip(names, chosen))
+
+
+@keras.saving.register_keras_serializable(package="kprune")
+class PrunableLayer(keras.layers.Wrapper):
+    """Gives any Keras layer with kernels a mask, and multiplies by it.
+
+    In training and in inference the wrapped layer computes with
+    `weight * mask`, so masked weights get no gradient. The masks start with
+    all ones, which leaves the layer as it was. `kprune.prune` and
+    `kprune.PruningScheduler` set them, `kprune.strip` folds them in.
+
+    The layer that is passed is the one that trains: pass one of its own to
+    every wrapper.
+
+    Args:
+        layer: A Keras layer that has kernels once it is built.
+        granularity: In what shape this layer's weights go: a name, an object
+            or a callable, as `kprune.granularities.get` takes it. `None`
+            means `"filter"` for convolutions and `"unstructured"` for the
+            rest.
+        **kwargs: Of `keras.layers.Layer`. The name is by default
+            `prunable_<name of the layer>`.
+
+    Call arguments:
+        Those of the wrapped layer.
+
+    Input shape:
+        That of the wrapped layer.
+
+    Output shape:
+        That of the wrapped layer.
+
+    Raises:
+        ValueError: If `layer` is no layer, is a model, is wrapped already, or
+            has no kernels; or if there is no such granularity.
+
+    Example:
+
+    >>> layer = kprune.PrunableLayer(keras.layers.Embedding(10, 4))
+    >>> layer(np.zeros((2, 3), "int32")).shape
+    TensorShape([2, 3, 4])
+    >>> layer.masks["embeddings"].shape, layer.sparsity
+    ((10, 4), 0.0)
+    """
+
+    _accepts = keras.layers.Layer
+
+    def __init__(self, layer, *, granularity=None, **kwargs):
+        self._check(layer)
+        if granularity is not None:
+            granularities.get(granularity)
+        kwargs.setdefault("name", f"prunable_{layer.name}")
+        kwargs.setdefault("dtype", layer.dtype_policy)
+        # Without autocast the masked values keep the variables' own dtype;
+        # the wrapped layer casts them as it always does.
+        super().__init__(layer, autocast=False, **kwargs)
+        self._granularity = granularity
+        self._masks = {}
+        self.supports_masking = layer.supports_masking
+        self._allow_non_tensor_positional_args = True
+        if layer.built:
+            self.build()
+
+    def _check(self, layer):
+        name = type(self).__name__
+        if not isinstance(layer, keras.layers.Layer):
+            raise ValueError(
+                f"`{name}` wraps a Keras layer, such as "
+                f"`{name}(keras.layers.{self._accepts.__name__}(...))`. "
+                f"Received: layer={layer!r} (of type {type(layer).__name__})"
+            )
+        if isinstance(layer, PrunableLayer):
+            raise ValueError(
+                f"`{name}` received a layer that is prunable already: "
+                f"'{layer.name}'. Wrap its `.layer`, or use it as it is."
+            )
+        if isinstance(layer, keras.Model):
+            raise ValueError(
+                f"`{name}` wraps one layer, not a model. Use "
+                f"`kprune.make_prunable(model)`. Received: '{layer.name}'"
+            )
+        if not isinstance(layer, self._accepts):
+            raise ValueError(
+                f"`{name}` wraps a `keras.layers.{self._accepts.__name__}`; "
+                "use `kprune.PrunableLayer` for other layers. "
+                f"Received: layer '{layer.name}' of type "
+                f"{type(layer).__name__}"
+            )
+        if layer.built and not kernels(layer):
+            raise ValueError(_no_kernels(layer))
+
+    @property
+    def granularity(self):
+        """The granularity as it was passed, or the layer's default name."""
+        if self._granularity is not None:
+            return self._granularity
+        if isinstance(self.layer, _CONVOLUTIONS):
+            return "filter"
+        return "unstructured"
+
+    @property
+    def kernels(self) -> dict:
+        """Dict: name of a weight -> the `keras.Variable` that is pruned."""
+        return kernels(self.layer)
+
+    @property
+    def masks(self) -> dict:
+        """Dict: name of a weight -> its mask.
+
+        A mask is a non-trainable boolean `keras.Variable` of the weight's
+        shape; True keeps. Biases have one too: they go with their filter.
+        """
+        return dict(self._masks)
+
+    @property
+    def sparsity(self) -> float:
+        """Float. The fraction of zeros over the layer's kernels."""
+        masks = self.masks
+        zeros = size = 0
+        for name, kernel in self.kernels.items():
+            value = masked_value(kernel, masks[name])
+            zeros += value.size - np.count_nonzero(value)
+            size += value.size
+        return zeros / size if size else 0.0
+
+    def apply_masks(self):
+        """Zeroes the stored weights where they are masked."""
+        for name, variable in self.maskable.items():
+            mask = ops.convert_to_numpy(self._masks[name])
+            if not mask.all():
+                value = ops.convert_to_numpy(variable)
+                variable.assign(np.where(mask, value, np.zeros_like(value)))
+
+    @property
+    def maskable(self) -> dict:
+        """Dict: name of a weight -> the variable that has a mask."""
+        return {**kernels(self.layer), **biases(self.layer)}
+
+    def __call__(self, *args, **kwargs):
+        if not self.layer.built:
+            # A symbolic call builds layers of every call signature.
+            as_symbols = keras.tree.map_structure(_as_symbol, (args, kwargs))
+            self.layer(*as_symbols[0], **as_symbols[1])
+        return super().__call__(*args, **kwargs)
+
+    def build(self, input_shape=None):
+        super().build(input_shape)
+        if not kernels(self.layer):
+            raise ValueError(_no_kernels(self.layer))
+        if not self._masks:
+            self._masks = {
+                name: self.add_weight(
+                    name=f"{name.replace('/', '_')}_mask",
+                    shape=variable.shape,
+                    dtype="bool",
+                    initializer="ones",
+                    trainable=False,
+                )
+                for name, variable in self.maskable.items()
+            }
+        self.built = True
+
+    def call(self, *args, **kwargs):
+        masks = {
+            id(variable): self._masks[name]
+            for name, variable in self.maskable.items()
+        }
+        variables = self.layer.variables
+        before = []
+        for variable in variables:
+            value = ops.convert_to_tensor(variable)
+            if id(variable) in masks:
+                mask = ops.convert_to_tensor(masks[id(variable)])
+                value = ops.where(mask, value, 0)
+            before.append(value)
+        # The scope gives the wrapped layer these values for its variables,
+        # whatever kind of layer it is, and catches what it assigns.
+        with keras.StatelessScope(
+            zip(variables, before), collect_losses=True
+        ) as scope:
+            before = [scope.get_current_value(v) for v in variables]
+            outputs = self.layer(*args, **kwargs)
+        for variable, value in zip(variables, before):
+            after = scope.get_current_value(variable)
+            if after is not value:
+                variable.assign(after)
+        for loss in scope.losses:
+            self.add_loss(loss)
+        return outputs
+
+    # Keras reads the argument names of these methods when it traces a layer;
+    # the wrapped layer has the right ones.
+    def compute_output_spec(self, *args, **kwargs):
+        return self.layer.compute_output_spec(*args, **kwargs)
+
+    def compute_output_shape(self, *args, **kwargs):
+        return self.layer.compute_output_shape(*args, **kwargs)
+
+    def compute_mask(self, inputs, previous_mask):
+        return self.layer.compute_mask(inputs, previous_mask)
+
+    def count_params(self):
+        # Masks are bookkeeping: the summary's row shows the layer's weights.
+        return self.layer.count_params()
+
+    def get_config(self):
+        granularity = self._granularity
+        if granularity is not None and not isinstance(granularity, str):
+            granularity = keras.saving.serialize_keras_object(granularity)
+        return {**super().get_config(), "granularity": granularity}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        granularity = config.get("granularity")
+        if granularity is not None and not isinstance(granularity, str):
+            config["granularity"] = keras.saving.deserialize_keras_object(
+                granularity, custom_objects=custom_objects
+            )
+        return super().from_config(config, custom_objects=custom_objects)
+
+
+def masked_value(variable, mask) -> np.ndarray:
+    """What counts of a weight: its value where the mask keeps, else 0.
+
+    Args:
+        variable: `keras.Variable`.
+        mask: Boolean `keras.Variable` of the same shape, or `None`.
+
+    Returns:
+        Array of the shape and dtype of the variable.
+    """
+    value = ops.convert_to_numpy(variable)
+    if mask is None:
+        return value
+    mask = ops.convert_to_numpy(mask)
+    return value if mask.all() else np.where(mask, value, np.zeros_like(value))
+
+
+def _as_symbol(x):
+    if hasattr(x, "shape") and hasattr(x, "dtype"):
+        dtype = keras.backend.standardize_dtype(x.dtype)
+        return keras.KerasTensor(tuple(x.shape), dtype=dtype)
+    return x
+
+
+def _no_kernels(layer) -> str:
+    return (
+        f"Layer '{layer.name}' of type {type(layer).__name__} has no kernels, "
+        "so there is nothing to prune in it. Use it without a wrapper."
+    )
+
+
+class _Shorthand(PrunableLayer):
+    """A wrapper that can also make its layer from the layer's arguments."""
+
+    def __init__(self, layer, *args, granularity=None, **kwargs):
+        if not isinstance(layer, keras.layers.Layer) and _is_argument(layer):
+            layer = self._accepts(layer, *args, **kwargs)
+            kwargs = {}
+        elif args:
+            raise ValueError(
+                f"`{type(self).__name__}(layer)` takes no further positional "
+                f"arguments with a layer. Received: {args!r}"
+            )
+        super().__init__(layer, granularity=granularity, **kwargs)
+
+
+def _is_argument(value) -> bool:
+    """Whether `value` can be the number of units or filters."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+@keras.saving.register_keras_serializable(package="kprune")
+class PrunableDense(_Shorthand):
+    """A `keras.layers.Dense` whose weights can be pruned.
+
+    Args:
+        layer: A `keras.layers.Dense`, or its number of units: then the other
+            arguments are those of `keras.layers.Dense`, the name included.
+        granularity: In what shape weights go, as `kprune.granularities.get`
+            takes it. `None` means `"unstructured"`: single weights.
+        **kwargs: With a layer those of `keras.layers.Layer`, else those of
+            `keras.layers.Dense`.
+
+    Call arguments:
+        inputs: Tensor of shape `(..., input_dim)`.
+
+    Output shape:
+        `(..., units)`.
+
+    Raises:
+        ValueError: If `layer` is neither a Dense nor a number.
+
+    Example:
+
+    >>> layer = kprune.PrunableDense(64, activation="relu", name="hidden")
+    >>> layer.name, layer.layer.name
+    ('prunable_hidden', 'hidden')
+    """
+
+    _accepts = keras.layers.Dense
+
+
+@keras.saving.register_keras_serializable(package="kprune")
+class PrunableConv2D(_Shorthand):
+    """A `keras.layers.Conv2D` whose filters can be pruned.
+
+    Args:
+        layer: A `keras.layers.Conv2D`, or its number of filters: then the
+            other arguments are those of `keras.layers.Conv2D`.
+        granularity: In what shape weights go, as `kprune.granularities.get`
+            takes it. `None` means `"filter"`: whole output channels.
+        **kwargs: With a layer those of `keras.layers.Layer`, else those of
+            `keras.layers.Conv2D`.
+
+    Call arguments:
+        inputs: Tensor of shape `(batch, height, width, channels)`, or with
+            the channels first, as `data_format` says.
+
+    Output shape:
+        That of `keras.layers.Conv2D`.
+
+    Raises:
+        ValueError: If `layer` is neither a Conv2D nor a number.
+
+    Example:
+
+    >>> layer = kprune.PrunableConv2D(32, 3, activation="relu")
+    >>> layer(np.zeros((1, 8, 8, 3))).shape
+    TensorShape([1, 6, 6, 32])
+    >>> layer.masks["kernel"].shape
+    (3, 3, 3, 32)
+    """
+
+    _accepts = keras.layers.Conv2D

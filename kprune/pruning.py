@@ -1,0 +1,314 @@
+"""`prune`: the only place where the nouns meet."""
+
+import functools
+
+import keras
+import numpy as np
+from keras import ops
+
+from kprune import allocations, conversion, criteria, granularities, schedules
+from kprune.layers import masked_value
+from kprune.structure import functional, units
+from kprune.structure.graph import channel_graph
+
+
+def prune(
+    model: keras.Model,
+    sparsity: float,
+    *,
+    criterion="magnitude",
+    granularity=None,
+    allocation="uniform",
+) -> keras.Model:
+    """Recomputes all masks of a model once, in place.
+
+    This is what `kprune.PruningScheduler` calls at each update, and what a
+    training loop of your own calls. The masks are computed from the stored
+    weights; a masked weight keeps its stored value and can come back at the
+    next call, unless that value is 0: what was zeroed by
+    `layer.apply_masks()` or by the scheduler's freeze stays pruned.
+
+    Args:
+        model: A model with prunable layers. Layers with `trainable=False` are
+            left alone.
+        sparsity: Float in `[0, 1)`. The fraction of zeros.
+        criterion: Which weights matter; see `kprune.criteria.get`.
+        granularity: In what shape weights go, for all layers; see
+            `kprune.granularities.get`. `None` leaves it to each layer.
+        allocation: How the sparsity is shared out; see
+            `kprune.allocations.get`.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: If an argument is not valid, the model has no prunable
+            layers, or a weight is nan or infinite.
+
+    Example:
+
+    >>> model = keras.Sequential([
+    ...     keras.Input((16,)), kprune.PrunableDense(8)])
+    >>> kprune.sparsity(kprune.prune(model, 0.75))
+    0.75
+
+    Reference:
+
+    - [Zhu & Gupta, 2017](https://arxiv.org/abs/1710.01878)
+    """
+    Pruner(criterion, granularity, allocation).update(model, sparsity)
+    return model
+
+
+class Pruner:
+    """Updates the masks of a model, as often as it is asked to.
+
+    Args:
+        criterion: As `prune` takes it.
+        granularity: As `prune` takes it.
+        allocation: As `prune` takes it.
+    """
+
+    def __init__(
+        self, criterion="magnitude", granularity=None, allocation="uniform"
+    ):
+        self._criterion = criteria.get(criterion)
+        self._granularity = (
+            None if granularity is None else granularities.get(granularity)
+        )
+        self._allocation = allocations.get(allocation, self._criterion)
+        self._graph = None
+        self._of = None
+
+    def update(self, model: keras.Model, sparsity: float) -> None:
+        """Recomputes all masks once.
+
+        Args:
+            model: A model with prunable layers.
+            sparsity: Float in `[0, 1)`.
+        """
+        sparsity = schedules.validate_sparsity(sparsity)
+        layers = trainable_layers(model)
+        shares = self._share_out(layers, sparsity)
+        filters = {
+            id(layer.layer): (share, granularity)
+            for layer, share in zip(layers, shares)
+            if isinstance(
+                granularity := self._granularity_of(layer),
+                granularities.Filter,
+            )
+        }
+        graph = None
+        if filters and functional.has_graph(model):
+            graph = self._read_graph(model)
+        slices = self._choose_slices(graph, layers, filters) if graph else {}
+        for layer, share in zip(layers, shares):
+            masked_by_units = (
+                graph is not None
+                and id(layer.layer) in filters
+                and graph.has_layer(layer.layer)
+            )
+            self._update_layer(
+                layer, None if masked_by_units else share, slices
+            )
+
+    def _granularity_of(self, layer):
+        if self._granularity is not None:
+            return self._granularity
+        return granularities.get(layer.granularity)
+
+    def _share_out(self, layers, sparsity) -> list[float]:
+        shares = list(self._allocation(layers, sparsity))
+        if len(shares) != len(layers):
+            raise ValueError(
+                f"The allocation must return {len(layers)} sparsities, one "
+                "for each of the layers "
+                f"{[layer.name for layer in layers]}. Received: {shares}"
+            )
+        return [
+            schedules.validate_sparsity(share, f"sparsity of '{layer.name}'")
+            for layer, share in zip(layers, shares)
+        ]
+
+    def _read_graph(self, model):
+        # A model that grew (Sequential.add) has another graph.
+        if self._graph is None or functional.graph_of(model) is not self._of:
+            self._graph = channel_graph(model)
+            self._of = functional.graph_of(model)
+        return self._graph
+
+    def _choose_slices(self, graph, layers, filters) -> dict:
+        """Which slices of the layers' variables stay.
+
+        Returns:
+            Dict from `(id of variable, axis)` to a boolean array.
+        """
+        read = {
+            id(kernel): functools.partial(self._scores, layer, name)
+            for layer in layers
+            for name, kernel in layer.kernels.items()
+        }
+        producers = [
+            (binding.slots, *filters[id(binding.layer)])
+            for binding in graph.bindings
+            if binding.role == "out" and id(binding.layer) in filters
+        ]
+        scores, gone = units.pool(graph, read)
+        keep = units.choose(graph.units, scores, gone, producers)
+        masked = {id(layer.layer) for layer in layers}
+        return {
+            (id(binding.variable), binding.axis): keep[
+                graph.units.of_slot[binding.slots]
+            ]
+            for binding in graph.bindings
+            if id(binding.layer) in masked
+        }
+
+    def _update_layer(self, layer, share, slices) -> None:
+        """Sets the masks of one layer.
+
+        Args:
+            layer: The prunable layer.
+            share: Its sparsity, `None` if only whole units go.
+            slices: As `_choose_slices` returns it.
+        """
+        granularity = self._granularity_of(layer)
+        kernels = layer.kernels
+        for name, variable in layer.maskable.items():
+            mask = _slice_mask(variable, slices)
+            if name in kernels and share is not None:
+                scores, dead = self._scores(layer, name)
+                mask = _refine(mask, scores, dead, granularity, share)
+                _check_mask(mask, granularity, layer, name)
+            layer.masks[name].assign(mask)
+        if share is not None and isinstance(granularity, granularities.Filter):
+            _mask_biases(layer)
+
+    def _scores(self, layer, name):
+        """A kernel's scores, and which of its weights are gone for good."""
+        value = ops.convert_to_numpy(layer.kernels[name])
+        mask = ops.convert_to_numpy(layer.masks[name])
+        # A masked weight with a stored value of 0 was zeroed by a freeze.
+        dead = None if mask.all() else ~mask & (value == 0)
+        scores = np.asarray(self._criterion(value))
+        if scores.shape != value.shape:
+            raise ValueError(
+                f"The criterion {self._criterion!r} must return scores of the "
+                f"kernel's shape {value.shape} for '{name}' of layer "
+                f"'{layer.name}'. Received: scores of shape {scores.shape}"
+            )
+        if not np.isfinite(scores.max(initial=0)):
+            raise ValueError(
+                f"The weights '{name}' of layer '{layer.name}' have a score "
+                "that is nan or infinite, so they cannot be ranked. Has the "
+                "training diverged? Lower the learning rate, or add "
+                "`keras.callbacks.TerminateOnNaN()`."
+            )
+        return scores, dead
+
+
+def trainable_layers(model: keras.Model) -> list:
+    """The prunable layers of a model that are not frozen.
+
+    Args:
+        model: `keras.Model`.
+
+    Returns:
+        List of `PrunableLayer`, at least one.
+
+    Raises:
+        ValueError: If there is none, with the line to write.
+    """
+    layers = conversion.prunable_layers(model)
+    if not layers:
+        raise ValueError(
+            f"Model '{model.name}' has no prunable layers, so no mask can "
+            "grow. Make a model that has them, and compile that one:\n\n"
+            "    model = kprune.make_prunable(model)\n\n"
+            "or wrap layers as you build it: "
+            "`kprune.PrunableDense(keras.layers.Dense(64))`."
+        )
+    trainable = [
+        layer for layer in layers if layer.trainable and layer.layer.trainable
+    ]
+    if not trainable:
+        raise ValueError(
+            f"All prunable layers of model '{model.name}' are frozen "
+            "(`trainable=False`), and frozen layers are not pruned. Set "
+            "`layer.trainable = True` where weights are to go."
+        )
+    return trainable
+
+
+def sparsity(model: keras.Model) -> float:
+    """The fraction of zeros over the prunable weights of a model.
+
+    What counts is weight times mask. In a model with prunable layers the
+    prunable weights are their kernels; in a plain one, such as `strip`
+    returns, the kernels of all layers.
+
+    Args:
+        model: `keras.Model`.
+
+    Returns:
+        Float in `[0, 1]`; 0.0 where there are no prunable weights.
+
+    Example:
+
+    >>> model = keras.Sequential([
+    ...     keras.Input((16,)), kprune.PrunableDense(8)])
+    >>> kprune.sparsity(model)
+    0.0
+    """
+    zeros = size = 0
+    for kernel, mask in conversion.prunable_weights(model):
+        value = masked_value(kernel, mask)
+        zeros += value.size - np.count_nonzero(value)
+        size += value.size
+    return zeros / size if size else 0.0
+
+
+def _slice_mask(variable, slices) -> np.ndarray:
+    """The mask of a variable of which whole slices go."""
+    rank = len(variable.shape)
+    mask = np.ones(tuple(variable.shape), bool)
+    for axis in range(rank):
+        keep = slices.get((id(variable), axis))
+        if keep is not None and not keep.all():
+            mask &= keep.reshape([-1 if a == axis else 1 for a in range(rank)])
+    return mask
+
+
+def _refine(mask, scores, dead, granularity, share) -> np.ndarray:
+    """Prunes a kernel of which some weights go already.
+
+    Those weights count: they get the lowest score, so that a kernel at 0.8
+    has 0.8 zeros in all.
+    """
+    staying = mask if dead is None else mask & ~dead
+    if not staying.all():
+        lowest = np.nextafter(scores.min(), scores.dtype.type(-np.inf))
+        scores = np.where(staying, scores, lowest)
+    return np.asarray(granularity(scores, share)) & staying
+
+
+def _check_mask(mask, granularity, layer, name) -> None:
+    expected = tuple(layer.kernels[name].shape)
+    if mask.dtype != bool or mask.shape != expected:
+        raise ValueError(
+            f"The granularity {granularity!r} must return a boolean mask of "
+            f"the kernel's shape {expected} for '{name}' of layer "
+            f"'{layer.name}'. Received: {mask.dtype} of shape {mask.shape}"
+        )
+
+
+def _mask_biases(layer) -> None:
+    """Masks the biases of filters of which nothing is left."""
+    masks = layer.masks
+    for name in layer.kernels:
+        bias = masks.get(name.removesuffix("kernel") + "bias")
+        if bias is not None:
+            kept = ops.convert_to_numpy(masks[name])
+            kept = kept.reshape(-1, kept.shape[-1]).any(axis=0)
+            if kept.shape == tuple(bias.shape):
+                bias.assign(kept)

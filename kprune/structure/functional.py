@@ -1,0 +1,104 @@
+"""What kprune reads of a Keras model's graph, private attributes included.
+
+Keras has no public way to walk a Functional model. Every private attribute is
+read here and nowhere else; `tests/structure/test_functional.py` pins them.
+"""
+
+import dataclasses
+
+import keras
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """One call of one operation in a model's graph.
+
+    Args:
+        operation: The Keras layer or operation that is called.
+        inputs: Tuple of the `keras.KerasTensor`s it is called with.
+        outputs: Tuple of the `keras.KerasTensor`s it returns.
+        arguments: Keras's record of the call; see `fill_in`.
+    """
+
+    operation: object
+    inputs: tuple
+    outputs: tuple
+    arguments: object
+
+    def fill_in(self, values: dict) -> tuple:
+        """The call's `(args, kwargs)` with other tensors in place.
+
+        Args:
+            values: Dict from the id of a `keras.KerasTensor` to its value.
+
+        Returns:
+            Tuple `(args, kwargs)`.
+        """
+        return self.arguments.fill_in(values)
+
+
+def has_graph(model) -> bool:
+    """Whether the model is Sequential or Functional, and built.
+
+    Args:
+        model: `keras.Model`.
+
+    Returns:
+        Boolean.
+    """
+    return isinstance(graph_of(model), keras.Function)
+
+
+def graph_of(model):
+    """The `keras.Function` behind a model, or `None` where there is none."""
+    if isinstance(model, keras.Sequential):
+        return model._functional
+    return model if isinstance(model, keras.Function) else None
+
+
+def is_custom_class(model) -> bool:
+    """Whether a Functional model is of a class that is not Keras's own."""
+    return not type(model).__module__.startswith("keras.")
+
+
+def calls(model) -> list[Call]:
+    """The calls of a model's graph, each after those that it needs.
+
+    Args:
+        model: A built Sequential or Functional model.
+
+    Returns:
+        List of `Call`. Calls of other models that share layers are not in it.
+    """
+    by_depth = graph_of(model)._nodes_by_depth
+    return [
+        Call(
+            node.operation,
+            tuple(node.input_tensors),
+            tuple(node.output_tensors),
+            node.arguments,
+        )
+        for depth in sorted(by_depth, reverse=True)
+        for node in by_depth[depth]
+        if not node.is_input
+    ]
+
+
+def inputs_struct(model):
+    """The model's inputs in the structure that it is called with."""
+    return graph_of(model)._inputs_struct
+
+
+def outputs_struct(model):
+    """The model's outputs in the structure that it returns."""
+    return graph_of(model)._outputs_struct
+
+
+def input_layer(tensor):
+    """The `keras.layers.InputLayer` that made a symbolic input."""
+    return tensor._keras_history.operation
+
+
+def sublayers(layer) -> list:
+    """All layers below a layer or model, at any depth, each once."""
+    return layer._flatten_layers(include_self=False, recursive=True)

@@ -1,0 +1,131 @@
+"""The channel graph: a model's units, printable, with reasons."""
+
+import collections
+import dataclasses
+
+import keras
+import numpy as np
+
+from kprune.structure import functional
+from kprune.structure.slots import Units
+from kprune.structure.walk import Binding, Walk
+
+
+@dataclasses.dataclass(frozen=True)
+class ChannelGraph:
+    """Which channels of a model must be kept or cut together.
+
+    Made by `kprune.structure.channel_graph`. `str(graph)` lists the units.
+
+    Args:
+        units: The `Units`: connected sets of channels, and why some stay.
+        bindings: Tuple of `Binding`: which axis of which variable holds them.
+        visited: Frozen set of the ids of the layers that are in the graph,
+            those without channels too.
+    """
+
+    units: Units
+    bindings: tuple[Binding, ...]
+    visited: frozenset
+
+    def has_layer(self, layer) -> bool:
+        """Whether a layer is in the graph, and not hidden in another layer."""
+        return id(layer) in self.visited
+
+    def units_of(self, variable, axis: int) -> np.ndarray | None:
+        """The units along one axis of a variable, `None` if it has none."""
+        for binding in self.bindings:
+            if binding.variable is variable and binding.axis == axis:
+                return self.units.of_slot[binding.slots]
+        return None
+
+    def frozen_reasons(self, layer) -> list[str]:
+        """Why output channels of a layer stay; empty if all can be cut."""
+        found = {}
+        for binding in self.bindings:
+            if binding.layer is layer and binding.role == "out":
+                for unit in self.units.of_slot[binding.slots]:
+                    reason = self.units.reason(unit)
+                    if reason is not None:
+                        found[reason] = None
+        return list(found)
+
+    def __str__(self) -> str:
+        members = collections.defaultdict(list)
+        for binding in self.bindings:
+            name = f"{binding.layer.name}.{binding.variable.name}"
+            side = {"out": " out", "in": " in", "through": ""}[binding.role]
+            for place, unit in enumerate(self.units.of_slot[binding.slots]):
+                members[int(unit)].append(f"{name}{side} {place}")
+        lines = []
+        for unit in sorted(members):
+            reason = self.units.reason(unit)
+            stays = "" if reason is None else f" (stays: {reason})"
+            lines.append(f"unit {unit}{stays}: {', '.join(members[unit])}")
+        return "\n".join(lines)
+
+
+def channel_graph(model: keras.Model) -> ChannelGraph:
+    """Finds which channels of a model must be kept or cut together.
+
+    Args:
+        model: A built Sequential or Functional model, with prunable layers or
+            plain.
+
+    Returns:
+        A `ChannelGraph`.
+
+    Raises:
+        ValueError: If the model has no graph that can be read: it is
+            subclassed or not built.
+
+    Example:
+
+    >>> model = keras.Sequential([
+    ...     keras.Input((3,)),
+    ...     keras.layers.Dense(1, name="a"),
+    ...     keras.layers.Dense(1, name="b"),
+    ... ])
+    >>> for line in str(kprune.structure.channel_graph(model)).splitlines():
+    ...     print(line.partition(" (")[0])
+    unit 0: a.kernel out 0, a.bias 0, b.kernel in 0
+    unit 1
+    """
+    check_graph(model, "read the structure of")
+    walk = Walk(model, weigh=False)
+    return ChannelGraph(
+        walk.table.solve(),
+        tuple(walk.bindings.values()),
+        frozenset(walk.visited),
+    )
+
+
+def check_graph(model, verb: str) -> None:
+    """Raises unless the model is a built Sequential or Functional model.
+
+    Args:
+        model: Anything.
+        verb: String. What was to be done with it, for the message.
+
+    Raises:
+        ValueError: If it is no Keras model, is not built, or is subclassed.
+    """
+    if not isinstance(model, keras.Model):
+        raise ValueError(
+            f"Cannot {verb} it: expected a `keras.Model`. "
+            f"Received: {model!r} (of type {type(model).__name__})"
+        )
+    if functional.has_graph(model):
+        return
+    if isinstance(model, keras.Sequential) or not model.built:
+        raise ValueError(
+            f"Cannot {verb} model '{model.name}': it is not built, so its "
+            "shapes are unknown. Start it with `keras.Input(shape)`, call it "
+            "on data, or call `model.build(input_shape)` first."
+        )
+    raise ValueError(
+        f"Cannot {verb} model '{model.name}' of the subclass "
+        f"{type(model).__name__}: it has no graph of layers that can be read. "
+        "Make a functional model of it: `inputs = keras.Input(shape); "
+        "model = keras.Model(inputs, model.call(inputs))`."
+    )

@@ -1,0 +1,157 @@
+"""Building a model again, layer by layer, with other layers in place."""
+
+import types
+import warnings
+
+import keras
+from keras import ops
+
+from kprune import layers
+from kprune.structure import functional
+
+
+def clone(layer, config: dict | None = None):
+    """A new layer like `layer`, not built and without its weights.
+
+    Args:
+        layer: A Keras layer.
+        config: Dict of what is to differ in its config.
+
+    Returns:
+        The new layer; the same one if it is a Lambda, which has no weights
+        and whose function cannot be read from a config.
+    """
+    if isinstance(layer, keras.layers.Lambda):
+        return layer
+    whole = layer.get_config()
+    for key in whole:
+        # A function that is not registered does not come back from its name.
+        value = getattr(layer, key, None)
+        if isinstance(value, types.FunctionType):
+            whole[key] = value
+    return type(layer).from_config({**whole, **(config or {})})
+
+
+class Rebuilder:
+    """Rebuilds models with `replace(layer)` in place of each layer.
+
+    A layer or nested model that is used in several places is rebuilt once.
+
+    Args:
+        replace: Callable from a layer to a new one that is not built.
+    """
+
+    def __init__(self, replace):
+        self._replace = replace
+        self._new = {}
+        self._replaced = []
+
+    def rebuild(self, model, inputs: list | None = None):
+        """Builds a Sequential or Functional model again.
+
+        Args:
+            model: A built Sequential or Functional model.
+            inputs: List of the symbolic tensors that it will be called with,
+                where their shapes can differ from the model's inputs.
+
+        Returns:
+            A model of the same kind and name, its weights not yet copied.
+        """
+        new_inputs = [
+            _new_input(old, like)
+            for old, like in zip(model.inputs, inputs or model.inputs)
+        ]
+        if isinstance(model, keras.Sequential):
+            return self._sequential(model, new_inputs)
+        if functional.is_custom_class(model):
+            warnings.warn(
+                f"Model '{model.name}' is of the class "
+                f"{type(model).__name__}; it comes back as a plain functional "
+                "model, without the methods of that class.",
+                stacklevel=3,
+            )
+        values = dict(zip(map(id, model.inputs), new_inputs))
+        for call in functional.calls(model):
+            tensors = [values[id(tensor)] for tensor in call.inputs]
+            args, kwargs = call.fill_in(values)
+            outputs = self._operation(call.operation, tensors)(*args, **kwargs)
+            for old, new in zip(call.outputs, keras.tree.flatten(outputs)):
+                values[id(old)] = new
+
+        def new_tensor(old):
+            return values[id(old)]
+
+        return keras.Model(
+            keras.tree.map_structure(
+                new_tensor, functional.inputs_struct(model)
+            ),
+            keras.tree.map_structure(
+                new_tensor, functional.outputs_struct(model)
+            ),
+            name=model.name,
+        )
+
+    def copy_weights(self, value=ops.convert_to_numpy) -> None:
+        """Gives every rebuilt layer its weights.
+
+        Args:
+            value: Callable from a variable of an old layer to the array that
+                the new layer's variable gets.
+
+        Raises:
+            ValueError: If a shape does not fit, with the variable's name.
+        """
+        for old, new in self._replaced:
+            targets = unwrapped(new).weights
+            sources = unwrapped(old).weights
+            for source, target in zip(sources, targets, strict=True):
+                array = value(source)
+                if tuple(array.shape) != tuple(target.shape):
+                    raise ValueError(
+                        f"'{source.path}' was to become {array.shape}, but "
+                        f"the rebuilt layer '{new.name}' has "
+                        f"{tuple(target.shape)}. The rule of "
+                        f"{type(unwrapped(old)).__name__} does not say all "
+                        "that changes with its channels."
+                    )
+                target.assign(array)
+            if isinstance(new, keras.layers.Normalization) and targets:
+                new.finalize_state()
+
+    def _sequential(self, model, new_inputs):
+        (tensor,) = new_inputs
+        rebuilt = []
+        for layer in model.layers:
+            rebuilt.append(self._operation(layer, [tensor]))
+            tensor = rebuilt[-1](tensor)
+        return keras.Sequential([*new_inputs, *rebuilt], name=model.name)
+
+    def _operation(self, operation, tensors):
+        """What stands in the place of an operation in the new model."""
+        if id(operation) not in self._new:
+            if functional.has_graph(operation):
+                new = self.rebuild(operation, tensors)
+            elif isinstance(operation, keras.layers.Layer):
+                new = self._replace(operation)
+                self._replaced.append((operation, new))
+            else:
+                new = operation  # without state: both models can use it
+            self._new[id(operation)] = new
+        return self._new[id(operation)]
+
+
+def unwrapped(layer):
+    """The layer itself, or what it wraps if it is a prunable layer."""
+    if isinstance(layer, layers.PrunableLayer):
+        return layer.layer
+    return layer
+
+
+def _new_input(old, like):
+    """An input like `old`, as long along each known axis as `like` is."""
+    config = functional.input_layer(old).get_config()
+    shape = [
+        None if size is None else new
+        for size, new in zip(old.shape, like.shape, strict=True)
+    ]
+    return keras.layers.InputLayer(**{**config, "batch_shape": shape}).output
