@@ -303,7 +303,7 @@ class Block:
             raise ValueError(
                 f"`Block(shape={self.shape})` has more axes than the kernel "
                 f"of shape {scores.shape}. Give a shape for its last axes, "
-                f"such as `Block({self.shape[-scores.ndim:]})`."
+                f"such as `Block({self.shape[-scores.ndim :]})`."
             )
         block = (1,) * (scores.ndim - len(self.shape)) + self.shape
         totals = scores.astype(np.float64)

@@ -92,8 +92,7 @@ def _named(layer, wanted) -> dict:
     names = [variable.name for variable in chosen]
     if len(set(names)) < len(names):
         names = [
-            variable.path.rpartition(f"{layer.name}/")[2]
-            for variable in chosen
+            variable.path.rpartition(f"{layer.name}/")[2] for variable in chosen
         ]
     if len(set(names)) < len(names):
         names = [f"{index}/{name}" for index, name in enumerate(names)]

@@ -2,11 +2,11 @@
 
 import keras
 
+from kprune import conversion
 from kprune.layers import masked_value
 from kprune.structure.graph import check_graph
 from kprune.structure.rebuilding import Rebuilder, clone, unwrapped
 from kprune.structure.removal import remove_unused
-from kprune import conversion
 
 
 def strip(model: keras.Model, *, compact: bool = True) -> keras.Model:

@@ -51,9 +51,7 @@ def activate(walk, layer, axes: dict) -> dict:
     if function is None or function in _ELEMENTWISE:
         return elementwise(axes, function or activations.linear)
     name = getattr(function, "__name__", repr(function))
-    walk.freeze(
-        axes, f"activation '{name}' of '{layer.name}' can mix channels"
-    )
+    walk.freeze(axes, f"activation '{name}' of '{layer.name}' can mix channels")
     return {}
 
 

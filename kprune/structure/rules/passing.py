@@ -76,5 +76,7 @@ def global_pooling(walk, call):
     """Space goes; the channels are the last axis that is left."""
     axes = _channels_only(walk, call)
     (shape,) = call.output_shapes
-    last = channel_axis(call.layer, len(shape))
-    return [{last: channels for channels in axes.values()}]
+    if not axes:
+        return [{}]
+    (channels,) = axes.values()
+    return [{channel_axis(call.layer, len(shape)): channels}]
