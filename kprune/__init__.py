@@ -16,10 +16,14 @@ from kprune import schedules as schedules
 from kprune import structure as structure
 from kprune.callbacks import PruningScheduler as PruningScheduler
 from kprune.conversion import make_prunable as make_prunable
+from kprune.exporting import ExportResult as ExportResult
+from kprune.exporting import export as export
 from kprune.layers import PrunableConv2D as PrunableConv2D
 from kprune.layers import PrunableDense as PrunableDense
 from kprune.layers import PrunableLayer as PrunableLayer
 from kprune.pruning import prune as prune
 from kprune.pruning import sparsity as sparsity
+from kprune.reporting import PruningReport as PruningReport
+from kprune.reporting import report as report
 from kprune.stripping import strip as strip
 from kprune.structure.removal import compact as compact

@@ -47,8 +47,9 @@ class Global:
 
     The scores of all kernels are ranked together. The layers' sparsities are
     the shares that fall below the one threshold, so over all the weights the
-    sparsity is the one asked for. No layer is emptied: each keeps at least one
-    weight in every kernel.
+    sparsity is the one asked for (in a layer with several kernels each of them
+    rounds down). No layer is emptied: the highest score of every kernel is
+    left out of the ranking, and what it saves is taken from the others.
 
     Args:
         criterion: Callable from kernel to scores. `get("global", criterion)`
@@ -74,7 +75,9 @@ class Global:
     def __call__(self, layers: Sequence, sparsity: float) -> list[float]:
         scores = [self._scores(layer) for layer in layers]
         sizes = np.array([layer_scores.size for layer_scores in scores])
+        kept = sum(len(layer.kernels) for layer in layers)
         total = math.floor(round(sizes.sum() * sparsity, 6))
+        total = min(total, sizes.sum() - kept)
         if total == 0:
             return [0.0] * len(layers)
         everything = np.concatenate(scores)
@@ -87,13 +90,20 @@ class Global:
             taken = min(tied, missing)
             removed[index] += taken
             missing -= taken
-        most = sizes - [len(layer.kernels) for layer in layers]
-        return [float(share) for share in np.minimum(removed, most) / sizes]
+        return [float(share) for share in removed / sizes]
 
     def _scores(self, layer) -> np.ndarray:
+        """The scores of all kernels, the highest of each lifted to inf."""
         kernels = layer.kernels.values()
         arrays = [keras.ops.convert_to_numpy(kernel) for kernel in kernels]
-        return np.concatenate([np.ravel(self.criterion(a)) for a in arrays])
+        scores = [np.ravel(self.criterion(array)) for array in arrays]
+        highest = [np.argmax(kernel_scores) for kernel_scores in scores]
+        starts = np.cumsum([0] + [array.size for array in arrays[:-1]])
+        scores = np.concatenate(scores)  # a copy, which can be written to
+        if scores.dtype.kind in "biu":
+            scores = scores.astype(np.float64)  # has room for inf
+        scores[starts + highest] = np.inf
+        return scores
 
 
 def get(identifier, criterion: Callable = np.abs) -> Allocation:

@@ -113,9 +113,22 @@ def _positive(name: str, value) -> int:
     return number
 
 
+class _Savable:
+    """Saves and loads with the layer that it was given to."""
+
+    def get_config(self) -> dict:
+        """Returns the arguments of the constructor as a dict."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_config(cls, config: dict):
+        """Returns the granularity that `get_config` describes."""
+        return cls(**config)
+
+
 @_register
 @dataclasses.dataclass(frozen=True)
-class Unstructured:
+class Unstructured(_Savable):
     """Single weights go, wherever they are.
 
     Of a kernel of n weights the `floor(n * sparsity)` with the lowest scores
@@ -131,14 +144,10 @@ class Unstructured:
     def __call__(self, scores: np.ndarray, sparsity: float) -> np.ndarray:
         return keep_highest(scores, removed_count(scores.size, sparsity))
 
-    def get_config(self) -> dict:
-        """Returns the arguments of the constructor as a dict."""
-        return {}
-
 
 @_register
 @dataclasses.dataclass(frozen=True)
-class Filter:
+class Filter(_Savable):
     """Whole output channels go: filters of a convolution, units of a Dense.
 
     Called with the scores of one kernel it pools them by their L2 norm over
@@ -188,14 +197,10 @@ class Filter:
         kept = keep_highest(norms, self.removed_count(norms.size, sparsity))
         return np.broadcast_to(kept, scores.shape).copy()
 
-    def get_config(self) -> dict:
-        """Returns the arguments of the constructor as a dict."""
-        return {"multiple_of": self.multiple_of}
-
 
 @_register
 @dataclasses.dataclass(frozen=True)
-class NM:
+class NM(_Savable):
     """At most `n` of every `m` consecutive weights along the input axis stay.
 
     The input axis is the last but one: the inputs of a Dense, the input
@@ -255,14 +260,10 @@ class NM:
         mask = mask.reshape(padded.shape)[..., :length]
         return np.ascontiguousarray(np.moveaxis(mask, -1, axis))
 
-    def get_config(self) -> dict:
-        """Returns the arguments of the constructor as a dict."""
-        return {"n": self.n, "m": self.m}
-
 
 @_register
 @dataclasses.dataclass(frozen=True)
-class Block:
+class Block(_Savable):
     """Whole blocks of neighbouring weights go.
 
     The shape lies on the last axes of the kernel: `(4, 1)` is 4 inputs by 1

@@ -28,6 +28,11 @@ def validate_sparsity(value, name: str = "sparsity") -> float:
     Raises:
         ValueError: If `value` is no real number, is nan, or is outside
             `[0, 1)`.
+
+    Example:
+
+    >>> kprune.schedules.validate_sparsity(0.5)
+    0.5
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise ValueError(
@@ -141,8 +146,10 @@ class _Ramp:
     def __call__(self, progress: float) -> float:
         if progress >= self.end:
             return float(self.final_sparsity)
+        if progress <= self.begin:
+            return float(self.initial_sparsity)
         position = (progress - self.begin) / (self.end - self.begin)
-        left = self._left(max(position, 0.0))
+        left = self._left(position)
         span = self.initial_sparsity - self.final_sparsity
         return float(self.final_sparsity + span * left)
 
@@ -262,7 +269,7 @@ def join(schedules: Sequence, boundaries: Sequence[float]) -> Schedule:
     Args:
         schedules: Sequence of schedules, at least two; each in a form that
             `get` takes.
-        boundaries: Sequence of floats in `(0, 1)`, rising, one fewer than
+        boundaries: Sequence of floats in `[0, 1]`, rising, one fewer than
             there are schedules. From `boundaries[i]` on `schedules[i + 1]`
             counts.
 
@@ -348,16 +355,15 @@ def get(identifier) -> Schedule:
     >>> kprune.schedules.get(0.8)
     Polynomial(final_sparsity=0.8, initial_sparsity=0.0, begin=0.0, end=0.5, power=3)
     """  # noqa: E501
-    if isinstance(identifier, str):
-        name = identifier.lower()
-        if name in _BUILT_IN:
-            return _BUILT_IN[name](0.5)
-        raise ValueError(
-            "Unknown schedule. Expected a sparsity in [0, 1), a callable from "
-            f"progress to sparsity, or one of {sorted(_BUILT_IN)}. "
-            f"Received: {identifier!r}"
-        )
-    if isinstance(identifier, type) or not callable(identifier):
+    if isinstance(identifier, str) and identifier.lower() in _BUILT_IN:
+        return _BUILT_IN[identifier.lower()](0.5)
+    if isinstance(identifier, numbers.Real):
         sparsity = validate_sparsity(identifier, "schedule")
         return Polynomial(final_sparsity=sparsity)
-    return identifier
+    if callable(identifier) and not isinstance(identifier, type):
+        return identifier
+    raise ValueError(
+        "Unknown schedule. Expected a sparsity in [0, 1), a callable from "
+        f"progress to sparsity, or one of {sorted(_BUILT_IN)}. "
+        f"Received: {identifier!r}"
+    )

@@ -6,7 +6,6 @@ import numpy as np
 from kprune import conversion
 from kprune.structure.graph import check_graph
 from kprune.structure.rebuilding import Rebuilder, clone, unwrapped
-from kprune.structure.slots import Units
 from kprune.structure.walk import Reading, Walk
 
 
@@ -63,95 +62,145 @@ def remove_unused(model: keras.Model) -> keras.Model:
     Returns:
         A new model of plain Keras layers.
     """
-    walk = Walk(model, weigh=True)
-    units = walk.table.solve()
-    removed = _unused(walk, units)
-    keep = ~removed[units.of_slot]
-
-    def replace(layer):
-        return clone(unwrapped(layer), _new_sizes(walk, layer, keep))
-
-    def value(variable):
-        array = _folded(walk, units, removed, variable)
-        for axis in range(array.ndim):
-            binding = walk.bindings.get((id(variable), axis))
-            if binding is not None and not keep[binding.slots].all():
-                array = np.compress(keep[binding.slots], array, axis=axis)
-        return array
-
-    rebuilder = Rebuilder(replace)
+    removal = Removal(model)
+    rebuilder = Rebuilder(
+        lambda layer: clone(unwrapped(layer), removal.new_sizes(layer))
+    )
     smaller = rebuilder.rebuild(model)
-    rebuilder.copy_weights(value)
+    rebuilder.copy_weights(removal.new_value)
     return smaller
 
 
-def _unused(walk: Walk, units: Units) -> np.ndarray:
-    """Boolean array: the units that can go."""
-    calls = {}
-    for reading in walk.readings:
-        calls.setdefault(id(reading.variable), []).append(reading)
-    removed = np.zeros(len(units), bool)
-    while True:
-        needed = units.frozen.copy()
-        for readings in calls.values():
-            # One bias cannot take in the constants of several calls.
-            folds = len(readings) == 1
-            for reading in readings:
-                gone = removed[units.of_slot[reading.out_slots]]
-                linked = reading.linked[:, ~gone].any(axis=1)
-                constants = reading.channels.constants
-                free = constants == 0
-                if folds and reading.bias is not None:
-                    free = np.isfinite(constants)
-                reads = units.of_slot[reading.channels.slots]
-                needed[reads[linked & ~free]] = True
-        if np.array_equal(~needed, removed):
-            break
-        # Without these units more weights link to nothing.
-        removed = ~needed
-    for binding in walk.bindings.values():
-        along = units.of_slot[binding.slots]
-        if removed[along].all():
-            removed[along[0]] = False
-    return removed
+class Removal:
+    """What can be removed from a model as its weights are now.
+
+    Args:
+        model: A built Sequential or Functional model.
+    """
+
+    def __init__(self, model):
+        self._walk = Walk(model, weigh=True)
+        self._units = self._walk.table.solve()
+        self._calls = {}
+        for reading in self._walk.readings:
+            self._calls.setdefault(id(reading.variable), []).append(reading)
+        self._removed = self._unused()
+        self._keep = ~self._removed[self._units.of_slot]
+
+    def removed_filters(self, layer) -> int:
+        """How many of a layer's output channels go."""
+        return sum(
+            int(np.count_nonzero(~self._keep[binding.slots]))
+            for binding in self._walk.bindings.values()
+            if binding.layer is layer and binding.role == "out"
+        )
+
+    def reasons(self, layer) -> list[str]:
+        """Why output channels stay: frozen units, and readers to wrap."""
+        reasons = {}
+        for binding in self._walk.bindings.values():
+            if binding.layer is not layer or binding.role != "out":
+                continue
+            along = self._units.of_slot[binding.slots]
+            for index in np.unique(self._units.reason_index[along]):
+                if index >= 0:
+                    reasons[self._units.reasons[index]] = None
+            empty = along[_empty_slices(self._walk, binding)]
+            for name in self._readers_of(empty[~self._removed[empty]]):
+                reasons[
+                    f"masked filters stay: '{name}' reads them; wrap it too"
+                ] = None
+        return list(reasons)
+
+    def new_sizes(self, layer) -> dict:
+        """What changes in a layer's config."""
+        layer = unwrapped(layer)
+        changes = {}
+        for (owner, key), slots in self._walk.sizes.items():
+            if owner != id(layer) or self._keep[slots].all():
+                continue
+            size = int(np.count_nonzero(self._keep[slots]))
+            if isinstance(key, tuple):
+                name, index = key
+                whole = list(changes.get(name, layer.get_config()[name]))
+                whole[index] = size
+                changes[name] = tuple(whole)
+            else:
+                changes[key] = size
+        return changes
+
+    def new_value(self, variable) -> np.ndarray:
+        """A variable's weights without the channels that go.
+
+        A bias takes in what its layer read from removed constants.
+        """
+        array = self._walk.value(variable)
+        for reading in self._walk.readings:
+            if reading.bias is variable:
+                array = array + self._removed_constant(reading)
+        array = array.astype(self._walk.value(variable).dtype, copy=False)
+        for axis in range(array.ndim):
+            binding = self._walk.bindings.get((id(variable), axis))
+            if binding is not None and not self._keep[binding.slots].all():
+                keep = self._keep[binding.slots]
+                array = np.compress(keep, array, axis=axis)
+        return array
+
+    def _unused(self) -> np.ndarray:
+        """Boolean array: the units that can go."""
+        removed = np.zeros(len(self._units), bool)
+        while True:
+            needed = self._units.frozen.copy()
+            for reading in self._walk.readings:
+                reads = self._units.of_slot[reading.channels.slots]
+                needed[reads[self._needs(reading, removed)]] = True
+            if np.array_equal(~needed, removed):
+                break
+            # Without these units more weights link to nothing.
+            removed = ~needed
+        for binding in self._walk.bindings.values():
+            along = self._units.of_slot[binding.slots]
+            if removed[along].all():
+                removed[along[0]] = False
+        return removed
+
+    def _needs(self, reading: Reading, removed: np.ndarray) -> np.ndarray:
+        """Boolean array: the channels that a kernel's outputs depend on."""
+        gone = removed[self._units.of_slot[reading.out_slots]]
+        linked = reading.linked[:, ~gone].any(axis=1)
+        constants = reading.channels.constants
+        # One bias cannot take in the constants of several calls.
+        once = len(self._calls[id(reading.variable)]) == 1
+        if once and reading.bias is not None:
+            return linked & np.isnan(constants)
+        return linked & (constants != 0)
+
+    def _readers_of(self, units: np.ndarray) -> list[str]:
+        """The names of the layers that depend on any of these units."""
+        names = {}
+        for reading in self._walk.readings:
+            reads = self._units.of_slot[reading.channels.slots]
+            needs = self._needs(reading, self._removed)
+            if np.isin(reads[needs], units).any():
+                names[reading.layer.name] = None
+        return list(names)
+
+    def _removed_constant(self, reading: Reading) -> np.ndarray:
+        """What a kernel made of the constants that it no longer reads."""
+        gone = self._removed[self._units.of_slot[reading.channels.slots]]
+        constants = reading.channels.constants
+        constants = np.where(gone & np.isfinite(constants), constants, 0.0)
+        if not constants.any():
+            return np.zeros(len(reading.out_slots))
+        weights = np.moveaxis(
+            self._walk.value(reading.variable), reading.in_axis, -2
+        )
+        space = tuple(range(weights.ndim - 2))
+        return constants @ weights.sum(axis=space, dtype=np.float64)
 
 
-def _new_sizes(walk: Walk, layer, keep: np.ndarray) -> dict:
-    """What changes in a layer's config."""
-    layer = unwrapped(layer)
-    changes = {}
-    for (owner, key), slots in walk.sizes.items():
-        if owner != id(layer) or keep[slots].all():
-            continue
-        size = int(np.count_nonzero(keep[slots]))
-        if isinstance(key, tuple):
-            name, index = key
-            whole = list(changes.get(name, layer.get_config()[name]))
-            whole[index] = size
-            changes[name] = tuple(whole)
-        else:
-            changes[key] = size
-    return changes
-
-
-def _folded(walk, units, removed, variable) -> np.ndarray:
-    """A variable's weights; a bias with the constants that were removed."""
-    array = walk.value(variable)
-    for reading in walk.readings:
-        if reading.bias is variable:
-            constants = _removed_constants(reading, units, removed)
-            if constants.any():
-                weights = np.moveaxis(
-                    walk.value(reading.variable), reading.in_axis, -2
-                )
-                space = tuple(range(weights.ndim - 2))
-                weights = weights.sum(axis=space, dtype=np.float64)
-                array = (array + constants @ weights).astype(array.dtype)
-    return array
-
-
-def _removed_constants(reading: Reading, units, removed) -> np.ndarray:
-    """The constants that a kernel no longer reads, 0 for what stays."""
-    gone = removed[units.of_slot[reading.channels.slots]]
-    constants = reading.channels.constants
-    return np.where(gone & np.isfinite(constants), constants, 0.0)
+def _empty_slices(walk: Walk, binding) -> np.ndarray:
+    """Boolean array: where along an axis all weights are zero."""
+    value = walk.value(binding.variable)
+    others = tuple(set(range(value.ndim)) - {binding.axis})
+    return ~(value != 0).any(axis=others)

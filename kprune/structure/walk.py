@@ -66,6 +66,7 @@ class Reading:
     """One call that sums over channels with a kernel.
 
     Args:
+        layer: The layer that is called.
         variable: The kernel.
         in_axis: Integer: the kernel's axis that is summed over.
         channels: The `Channels` that are read.
@@ -76,6 +77,7 @@ class Reading:
             `None`.
     """
 
+    layer: object
     variable: object
     in_axis: int
     channels: Channels
@@ -176,7 +178,7 @@ class Walk:
             if known.any():
                 constants += known @ value.sum(axis=space, dtype=np.float64)
             self.readings.append(
-                Reading(kernel, in_axis, channels, slots, linked, bias)
+                Reading(layer, kernel, in_axis, channels, slots, linked, bias)
             )
         if bias is not None:
             constants = constants + self.value(bias)

@@ -1,0 +1,56 @@
+"""Writing TensorFlow's formats while Keras runs on JAX or torch.
+
+Keras chooses its backend once a process, so a second process with the
+TensorFlow backend does the writing; a `.keras` file carries the model there.
+"""
+
+import importlib
+import os
+import pathlib
+import subprocess
+import sys
+
+import keras
+
+from kprune.loading import load_model
+
+_MODULE = "kprune.exporting.other_backend"
+
+
+def write(model: keras.Model, path: pathlib.Path, writer: str) -> None:
+    """Has a model written by a process with the TensorFlow backend.
+
+    Args:
+        model: A plain Keras model.
+        path: `pathlib.Path` of what to write.
+        writer: String. The full name of the module whose `write` does it.
+
+    Raises:
+        ValueError: If the process fails, with what it said and what to do.
+    """
+    source = path.with_name("for_tensorflow.keras")
+    model.save(source)
+    finished = subprocess.run(
+        [sys.executable, "-m", _MODULE, str(source), str(path), writer],
+        env={**os.environ, "KERAS_BACKEND": "tensorflow"},
+        capture_output=True,
+        text=True,
+    )
+    if finished.returncode:
+        last_lines = "\n".join(finished.stderr.splitlines()[-3:])
+        raise ValueError(
+            f"Model '{model.name}' could not be written by the TensorFlow "
+            "backend, which these formats need. If it has layers of your own, "
+            "save `kprune.strip(model)` as a `.keras` file, and export that "
+            "with KERAS_BACKEND=tensorflow in a program that imports them. "
+            f"The process said:\n{last_lines}"
+        )
+
+
+def _main(source: str, path: str, writer: str) -> None:
+    module = importlib.import_module(writer)
+    module.write(load_model(source), pathlib.Path(path))
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

@@ -1,0 +1,235 @@
+"""`report`: what was pruned, what was left alone, and why."""
+
+import dataclasses
+import io
+import math
+
+import keras
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from kprune import costs, granularities, layers
+from kprune.structure import functional
+from kprune.structure.rebuilding import unwrapped
+from kprune.structure.removal import Removal
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerReport:
+    """What a report says of one layer.
+
+    Args:
+        name: String. The layer's own name.
+        kind: String. Its class.
+        shapes: Tuple of the shapes of its kernels.
+        weights: Integer. The number of weights in its kernels.
+        zeros: Integer. How many of them are zero, masked ones included.
+        filters: Integer. The output channels of its last kernel, 0 if it has
+            none.
+        filters_removed: Integer. How many of them `kprune.strip` removes.
+        parameters: Integer. All its weights, biases and statistics included.
+        macs: Integer. Multiply-accumulates for one sample; `None` if unknown.
+        reason: String. Why the layer or some of its filters were left alone;
+            empty if nothing was.
+    """
+
+    name: str
+    kind: str
+    shapes: tuple
+    weights: int
+    zeros: int
+    filters: int
+    filters_removed: int
+    parameters: int
+    macs: int | None
+    reason: str
+
+    @property
+    def sparsity(self) -> float:
+        """Float. The fraction of zeros over the layer's kernels."""
+        return self.zeros / self.weights if self.weights else 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class PruningReport:
+    """What was pruned in a model, layer by layer. `str(report)` is a table.
+
+    Args:
+        model: String. The model's name.
+        layers: Tuple of `LayerReport`, those of nested models included.
+        parameters: Integer. All weights of the model, masks not included.
+        macs: Integer. Multiply-accumulates for one sample; `None` if unknown.
+    """
+
+    model: str
+    layers: tuple[LayerReport, ...]
+    parameters: int
+    macs: int | None
+
+    @property
+    def weights(self) -> int:
+        """Integer. The weights in all kernels."""
+        return sum(layer.weights for layer in self.layers)
+
+    @property
+    def zeros(self) -> int:
+        """Integer. The zeros in all kernels, masked weights included."""
+        return sum(layer.zeros for layer in self.layers)
+
+    @property
+    def sparsity(self) -> float:
+        """Float. The fraction of zeros over all kernels."""
+        return self.zeros / self.weights if self.weights else 0.0
+
+    @property
+    def filters_removed(self) -> int:
+        """Integer. The output channels that `kprune.strip` removes."""
+        return sum(layer.filters_removed for layer in self.layers)
+
+    def to_dict(self) -> dict:
+        """Returns the report as a dict of plain Python values."""
+        return {
+            "model": self.model,
+            "parameters": self.parameters,
+            "macs": self.macs,
+            "weights": self.weights,
+            "zeros": self.zeros,
+            "sparsity": self.sparsity,
+            "filters_removed": self.filters_removed,
+            "layers": [
+                {**dataclasses.asdict(layer), "sparsity": layer.sparsity}
+                for layer in self.layers
+            ],
+        }
+
+    def __str__(self) -> str:
+        table = Table(title=f"Pruning of '{self.model}'")
+        table.add_column("layer", overflow="fold")
+        table.add_column("kernel", overflow="fold")
+        for title in ("weights", "zeros", "sparsity", "filters removed"):
+            table.add_column(title, justify="right")
+        table.add_column("left alone", overflow="fold")
+        for layer in self.layers:
+            if layer.weights:
+                table.add_row(
+                    f"{layer.name} ({layer.kind})",
+                    ", ".join(map(str, layer.shapes)),
+                    f"{layer.weights:,}",
+                    f"{layer.zeros:,}",
+                    f"{layer.sparsity:.1%}",
+                    f"{layer.filters_removed} of {layer.filters}",
+                    layer.reason,
+                )
+        table.add_section()
+        table.add_row(
+            "all",
+            "",
+            f"{self.weights:,}",
+            f"{self.zeros:,}",
+            f"{self.sparsity:.1%}",
+            str(self.filters_removed),
+            "",
+        )
+        macs = "unknown" if self.macs is None else f"{self.macs:,}"
+        lines = [f"Parameters: {self.parameters:,}. MACs: {macs}."]
+        without = [layer.name for layer in self.layers if not layer.weights]
+        if without:
+            lines.append(f"Left alone, no kernels: {', '.join(without)}.")
+        # A terminal's width does not count where a string is asked for.
+        console = Console(file=io.StringIO(), width=110)
+        console.print(table, *lines, sep="\n")
+        return console.file.getvalue().rstrip()
+
+
+def report(model: keras.Model) -> PruningReport:
+    """Says what was pruned in a model, what was left alone, and why.
+
+    Args:
+        model: A built `keras.Model`, with prunable layers or plain. Of a
+            model without a graph that can be read (a subclassed one) the
+            multiply-accumulates and the reasons of units are not known.
+
+    Returns:
+        A `PruningReport`: `print` it, or take its `to_dict()`.
+
+    Raises:
+        ValueError: If `model` is no built Keras model.
+
+    Example:
+
+    >>> model = keras.Sequential([
+    ...     keras.Input((16,)), kprune.PrunableDense(8, name="logits")])
+    >>> report = kprune.report(kprune.prune(model, 0.75))
+    >>> report.zeros, report.sparsity, report.layers[0].name
+    (96, 0.75, 'logits')
+    """
+    if not isinstance(model, keras.Model) or not model.built:
+        raise ValueError(
+            "`report` needs a built `keras.Model`: start it with "
+            "`keras.Input(shape)` or call it on data first. "
+            f"Received: {model!r}"
+        )
+    removal, macs, total = None, {}, None
+    if functional.has_graph(model):
+        removal = Removal(model)
+        macs = costs.layer_macs(model)
+        total = costs.macs(model)
+    own_layers = _own_layers(model)
+    is_prunable = any(unwrapped(layer) is not layer for layer in own_layers)
+    rows = []
+    for layer in own_layers:
+        reason = _reason(layer, removal) if is_prunable else ""
+        count = macs.get(id(unwrapped(layer)))
+        rows.append(_layer_report(layer, removal, count, reason))
+    parameters = costs.parameters(model)
+    return PruningReport(model.name, tuple(rows), parameters, total)
+
+
+def _own_layers(model) -> list:
+    """The layers of a model and of its nested models, wrappers included."""
+    found = []
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            found.extend(_own_layers(layer))
+        elif not isinstance(layer, keras.layers.InputLayer):
+            found.append(layer)
+    return list(dict.fromkeys(found))
+
+
+def _layer_report(layer, removal, macs, reason) -> LayerReport:
+    plain = unwrapped(layer)
+    masks = layer.masks if plain is not layer else {}
+    values = [
+        layers.masked_value(kernel, masks.get(name))
+        for name, kernel in layers.kernels(plain).items()
+    ]
+    return LayerReport(
+        name=plain.name,
+        kind=type(plain).__name__,
+        shapes=tuple(value.shape for value in values),
+        weights=sum(value.size for value in values),
+        zeros=sum(value.size - np.count_nonzero(value) for value in values),
+        filters=values[-1].shape[-1] if values else 0,
+        filters_removed=removal.removed_filters(plain) if removal else 0,
+        parameters=sum(math.prod(weight.shape) for weight in plain.weights),
+        macs=macs,
+        reason=reason,
+    )
+
+
+def _reason(layer, removal) -> str:
+    """Why a layer of a prunable model, or filters of it, were left alone."""
+    plain = unwrapped(layer)
+    if not layers.kernels(plain):
+        return "no kernels" if plain.weights else "no weights"
+    if plain is layer:
+        return "not wrapped"
+    reasons = []
+    if not (layer.trainable and plain.trainable):
+        reasons.append("frozen (trainable=False)")
+    granularity = granularities.get(layer.granularity)
+    loses_filters = isinstance(granularity, granularities.Filter)
+    if removal is not None and (loses_filters or not layer.sparsity):
+        reasons.extend(removal.reasons(plain))
+    return "; ".join(reasons)

@@ -1,0 +1,314 @@
+"""Contract checks for criteria, schedules, granularities and allocations.
+
+Each check runs an object on a spread of inputs and raises `AssertionError`
+with the input, what was expected and what was received. One line in a test of
+your own tells whether kprune can work with what you wrote:
+
+    def test_my_criterion():
+        kprune.testing.check_criterion(my_criterion)
+"""
+
+import functools
+import numbers
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+
+from kprune import allocations, criteria, granularities, schedules
+from kprune.layers import PrunableConv2D, PrunableDense
+
+# Kernels of Dense and Conv2D layers; odd sizes, and axes of length 1.
+SHAPES = (
+    (16, 8),
+    (7, 5),
+    (1, 6),
+    (6, 1),
+    (1, 1),
+    (3, 3, 4, 8),
+    (5, 3, 3, 7),
+    (3, 3, 1, 2),
+)
+
+SPARSITIES = (0.0, 0.1, 0.29, 0.5, 0.75, 0.8, 0.9, 0.99)
+
+
+def check_criterion(criterion, *, shapes: Sequence[tuple] = SHAPES) -> None:
+    """Checks that a criterion does what pruning relies on.
+
+    The scores must be finite real numbers, one for each weight, and the same
+    each time. The kernel must stay as it was. Tried are kernels with
+    different weights, with ties, all equal and all zero.
+
+    Args:
+        criterion: As `kprune.criteria.get` takes it.
+        shapes: Sequence of tuples. The shapes of the kernels to try.
+
+    Raises:
+        AssertionError: If the criterion breaks the contract.
+        ValueError: If there is no such criterion.
+
+    Example:
+
+    >>> kprune.testing.check_criterion(lambda kernel: kernel**2)
+    >>> kprune.testing.check_criterion(lambda kernel: 1 / np.abs(kernel))
+    Traceback (most recent call last):
+    AssertionError: Criterion <...> on ... all zero, must return finite scores...
+    """
+    criterion = criteria.get(criterion)
+    for filling, kernel in _arrays(shapes):
+        given = kernel.copy()
+        with np.errstate(all="ignore"):  # the message below says it all
+            scores = np.array(criterion(given))
+            again = np.array(criterion(kernel.copy()))
+        where = f"Criterion {criterion!r} on a kernel of {filling}"
+        expect = functools.partial(_expect, where)
+        changed = np.sum(given != kernel)
+        expect(not changed, "not change it", f"{changed} changed weights")
+        expect(
+            scores.shape == kernel.shape and scores.dtype.kind in "fiu",
+            f"return real numbers of shape {kernel.shape}",
+            f"{scores.dtype} of shape {scores.shape}",
+        )
+        wrong = np.sum(~np.isfinite(scores))
+        expect(not wrong, "return finite scores", f"{wrong} nan or infinite")
+        expect(
+            np.array_equal(scores, again),
+            "return the same scores each time",
+            "other scores at the second call",
+        )
+
+
+def check_schedule(schedule) -> None:
+    """Checks that a schedule does what pruning relies on.
+
+    It must return a sparsity in `[0, 1)` at every progress in `[0, 1]`, the
+    same each time, and always the final one from its `end` on: there the masks
+    are frozen.
+
+    Args:
+        schedule: As `kprune.schedules.get` takes it.
+
+    Raises:
+        AssertionError: If the schedule breaks the contract.
+        ValueError: If there is no such schedule.
+
+    Example:
+
+    >>> kprune.testing.check_schedule(lambda progress: 0.9 * progress)
+    >>> kprune.testing.check_schedule(lambda progress: progress)
+    Traceback (most recent call last):
+    AssertionError: Schedule <...> at progress 1.0 must return a float in [0...
+    """
+    schedule = schedules.get(schedule)
+    end = getattr(schedule, "end", 1.0)
+    _expect(
+        f"Schedule {schedule!r}",
+        _is_real(end) and 0 <= end <= 1,
+        "have an `end` in [0, 1], or none",
+        f"end={end!r}",
+    )
+    end = float(end)
+    grid = {step / 100 for step in range(101)}
+    grid |= {epoch / 7 for epoch in range(8)}
+    grid |= {end, max(end - 1e-9, 0.0)}
+    values = {}
+    for progress in sorted(grid):
+        values[progress] = value = schedule(progress)
+        _expect(
+            f"Schedule {schedule!r} at progress {progress}",
+            _is_real(value) and 0 <= value < 1,
+            "return a float in [0, 1)",
+            f"{value!r} of type {type(value).__name__}",
+        )
+    # Backwards, so that a schedule that remembers its calls shows.
+    for progress in sorted(grid, reverse=True):
+        where = f"Schedule {schedule!r} at progress {progress}"
+        value, again = values[progress], schedule(progress)
+        _expect(
+            where,
+            again == value,
+            "return the same sparsity each time",
+            f"{value} and {again}",
+        )
+        _expect(
+            where,
+            progress < end or value == values[end],
+            f"have its final sparsity {values[end]}, from its end {end} on",
+            f"{value}",
+        )
+
+
+def check_granularity(granularity, *, shapes: Sequence[tuple] = SHAPES) -> None:
+    """Checks that a granularity does what pruning relies on.
+
+    The mask must be boolean and of the shape of the scores, keep all weights
+    at sparsity 0 and at least one at any other, be the same each time, and
+    never have fewer zeros at a higher sparsity. It must not be upside down:
+    True keeps, and a higher score means keep. The scores must stay as they
+    were. Tried are scores that differ, with ties, all equal and all zero.
+
+    Args:
+        granularity: As `kprune.granularities.get` takes it.
+        shapes: Sequence of tuples. The shapes of the kernels to try, for a
+            granularity that is made for some only.
+
+    Raises:
+        AssertionError: If the granularity breaks the contract.
+        ValueError: If there is no such granularity.
+
+    Example:
+
+    >>> def above_quantile(scores, sparsity):
+    ...     return scores > np.quantile(scores, sparsity)
+    >>> kprune.testing.check_granularity(kprune.granularities.NM(1, 4))
+    >>> kprune.testing.check_granularity(above_quantile)
+    Traceback (most recent call last):
+    AssertionError: Granularity <...> on ... must keep all weights...
+    """
+    granularity = granularities.get(granularity)
+    for filling, scores in _arrays(shapes):
+        scores = np.abs(scores)
+        mirrored = scores.max() - scores
+        before = 0
+        for sparsity in SPARSITIES:
+            expect = functools.partial(
+                _expect,
+                f"Granularity {granularity!r} on scores of {filling}, at "
+                f"sparsity {sparsity},",
+            )
+            mask = _check_mask(granularity, scores, sparsity, expect)
+            other = _check_mask(granularity, mirrored, sparsity, expect)
+            zeros = np.sum(~mask)
+            expect(
+                zeros >= before,
+                "not have fewer zeros than at a lower sparsity",
+                f"{zeros} zeros, and {before} at the lower one",
+            )
+            before = zeros
+            # A fixed pattern gains from the scores what it loses from their
+            # mirror image; one that follows the scores gains from the two.
+            expect(
+                _gain(scores, mask) + _gain(mirrored, other) > -1e-6,
+                "keep the higher scores",
+                "a mask that keeps the lower ones",
+            )
+
+
+def _check_mask(granularity, scores, sparsity, expect) -> np.ndarray:
+    given = scores.copy()
+    mask = np.array(granularity(given, sparsity))
+    changed = np.sum(given != scores)
+    expect(not changed, "not change them", f"{changed} changed scores")
+    expect(
+        mask.dtype == bool and mask.shape == scores.shape,
+        f"return a boolean mask of shape {scores.shape}",
+        f"{mask.dtype} of shape {mask.shape}",
+    )
+    zeros = np.sum(~mask)
+    expect(sparsity or not zeros, "keep all weights", f"{zeros} zeros")
+    expect(mask.any(), "keep at least one weight", f"{zeros} zeros, all")
+    expect(
+        np.array_equal(mask, granularity(scores.copy(), sparsity)),
+        "return the same mask each time",
+        "another mask at the second call",
+    )
+    return mask
+
+
+def check_allocation(allocation) -> None:
+    """Checks that an allocation does what pruning relies on.
+
+    It must return one sparsity in `[0, 1)` per layer, the same each time, and
+    zeros at sparsity 0. The layers must stay as they were. Tried are one layer
+    and three of different shapes, with different weights and all equal ones.
+
+    Args:
+        allocation: As `kprune.allocations.get` takes it.
+
+    Raises:
+        AssertionError: If the allocation breaks the contract.
+        ValueError: If there is no such allocation.
+
+    Example:
+
+    >>> kprune.testing.check_allocation("global")
+    >>> kprune.testing.check_allocation(lambda layers, sparsity: [sparsity])
+    Traceback (most recent call last):
+    AssertionError: Allocation <...> for 3 layers at ... must return 3 sparsi...
+    """
+    allocation = allocations.get(allocation)
+    for layers in _layers():
+        before = [_state(layer) for layer in layers]
+        for sparsity in SPARSITIES:
+            expect = functools.partial(
+                _expect,
+                f"Allocation {allocation!r} for {len(layers)} layers at "
+                f"sparsity {sparsity}",
+            )
+            shares = list(allocation(layers[:], sparsity))
+            again = list(allocation(layers[:], sparsity))
+            expect(
+                len(shares) == len(layers)
+                and all(_is_real(s) and 0 <= s < 1 for s in shares),
+                f"return {len(layers)} sparsities in [0, 1)",
+                f"{shares}",
+            )
+            expect(sparsity or not any(shares), "return zeros", f"{shares}")
+            expect(
+                shares == again,
+                "return the same sparsities each time",
+                f"{shares} and {again}",
+            )
+            for layer, state in zip(layers, before):
+                expect(
+                    all(map(np.array_equal, state, _state(layer))),
+                    "not change a layer",
+                    f"other weights or masks in '{layer.name}'",
+                )
+
+
+def _expect(where: str, holds, expected: str, received: str) -> None:
+    if not holds:
+        raise AssertionError(f"{where} must {expected}. Received: {received}")
+
+
+def _is_real(value) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _arrays(shapes):
+    """Pairs of a description and a float32 array, four for each shape."""
+    for shape in shapes:
+        values = np.random.default_rng(0).normal(size=shape)
+        values = values.astype(np.float32)
+        yield f"shape {shape}", values
+        yield f"shape {shape} with ties", np.round(values)
+        yield f"shape {shape}, all equal,", np.full_like(values, 0.5)
+        yield f"shape {shape}, all zero,", np.zeros_like(values)
+
+
+def _gain(scores, mask) -> float:
+    """How much higher the kept scores are on average than the others."""
+    if mask.all():
+        return 0.0
+    scores = scores.astype(np.float64)
+    return scores[mask].mean() - scores[~mask].mean()
+
+
+def _layers():
+    """Lists of built prunable layers: three, and one."""
+    for initializer in (keras.initializers.GlorotUniform(seed=0), "ones"):
+        layers = [
+            PrunableConv2D(4, 3, kernel_initializer=initializer),
+            PrunableDense(10, kernel_initializer=initializer),
+            PrunableDense(3, kernel_initializer=initializer),
+        ]
+        for layer, shape in zip(layers, [(6, 6, 3), (9,), (10,)]):
+            layer(keras.Input(shape))
+        yield layers
+        yield layers[1:2]
+
+
+def _state(layer) -> list:
+    return [keras.ops.convert_to_numpy(v) for v in layer.variables]
