@@ -220,7 +220,7 @@ class PrunableLayer(keras.layers.Wrapper):
             value = masked_value(kernel, masks[name])
             zeros += value.size - np.count_nonzero(value)
             size += value.size
-        return zeros / size if size else 0.0
+        return float(zeros / size) if size else 0.0
 
     def apply_masks(self):
         """Zeroes the stored weights where they are masked."""

@@ -178,8 +178,11 @@ class Pruner:
             mask = _slice_mask(variable, slices)
             if name in kernels and share is not None:
                 scores, dead = self._scores(layer, name)
-                mask = _refine(mask, scores, dead, granularity, share)
+                staying = mask if dead is None else mask & ~dead
+                scores = _lowered(scores, staying)
+                mask = np.asarray(granularity(scores, share))
                 _check_mask(mask, granularity, layer, name)
+                mask = mask & staying
             layer.masks[name].assign(mask)
         if share is not None and isinstance(granularity, granularities.Filter):
             _mask_biases(layer)
@@ -265,7 +268,7 @@ def sparsity(model: keras.Model) -> float:
         value = masked_value(kernel, mask)
         zeros += value.size - np.count_nonzero(value)
         size += value.size
-    return zeros / size if size else 0.0
+    return float(zeros / size) if size else 0.0
 
 
 def _slice_mask(variable, slices) -> np.ndarray:
@@ -279,17 +282,15 @@ def _slice_mask(variable, slices) -> np.ndarray:
     return mask
 
 
-def _refine(mask, scores, dead, granularity, share) -> np.ndarray:
-    """Prunes a kernel of which some weights go already.
+def _lowered(scores, staying) -> np.ndarray:
+    """Gives the lowest score to weights that go already, so that they count.
 
-    Those weights count: they get the lowest score, so that a kernel at 0.8
-    has 0.8 zeros in all.
+    A kernel at 0.8 then has 0.8 zeros in all.
     """
-    staying = mask if dead is None else mask & ~dead
-    if not staying.all():
-        lowest = np.nextafter(scores.min(), scores.dtype.type(-np.inf))
-        scores = np.where(staying, scores, lowest)
-    return np.asarray(granularity(scores, share)) & staying
+    if staying.all():
+        return scores
+    lowest = np.nextafter(scores.min(), scores.dtype.type(-np.inf))
+    return np.where(staying, scores, lowest)
 
 
 def _check_mask(mask, granularity, layer, name) -> None:

@@ -48,7 +48,7 @@ class LayerReport:
     @property
     def sparsity(self) -> float:
         """Float. The fraction of zeros over the layer's kernels."""
-        return self.zeros / self.weights if self.weights else 0.0
+        return float(self.zeros / self.weights) if self.weights else 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +80,7 @@ class PruningReport:
     @property
     def sparsity(self) -> float:
         """Float. The fraction of zeros over all kernels."""
-        return self.zeros / self.weights if self.weights else 0.0
+        return float(self.zeros / self.weights) if self.weights else 0.0
 
     @property
     def filters_removed(self) -> int:
@@ -209,7 +209,7 @@ def _layer_report(layer, removal, macs, reason) -> LayerReport:
         kind=type(plain).__name__,
         shapes=tuple(value.shape for value in values),
         weights=sum(value.size for value in values),
-        zeros=sum(value.size - np.count_nonzero(value) for value in values),
+        zeros=int(sum(v.size - np.count_nonzero(v) for v in values)),
         filters=values[-1].shape[-1] if values else 0,
         filters_removed=removal.removed_filters(plain) if removal else 0,
         parameters=sum(math.prod(weight.shape) for weight in plain.weights),

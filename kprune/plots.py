@@ -1,0 +1,166 @@
+"""Plots of what was pruned. They need matplotlib: `kprune[plots]`."""
+
+import keras
+import numpy as np
+
+from kprune.layers import PrunableLayer, masked_value
+from kprune.reporting import PruningReport
+
+
+def mask(layer: PrunableLayer, name: str = "kernel", *, figure=None):
+    """Draws a weight, its mask and the product of both, side by side.
+
+    One row of an image is one input, one column one unit: of a weight with
+    more than two axes all but the last are flattened. White is zero; the
+    colors of the highest one percent of the magnitudes are the same.
+
+    Once the scheduler has frozen the masks the stored weight is zero where it
+    is masked, so weight and product are the same; after `kprune.prune` they
+    are not.
+
+    Args:
+        layer: A built prunable layer.
+        name: String. Which of `layer.masks` to draw.
+        figure: `matplotlib.figure.Figure` or `SubFigure` to draw in. `None`
+            makes a new one.
+
+    Returns:
+        The `matplotlib.figure.Figure` (or what was passed as `figure`).
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+        ValueError: If `layer` is no prunable layer, is not built, or has no
+            mask of that name.
+
+    Example:
+
+    ```python
+    layer = model.get_layer("prunable_hidden")
+    kprune.plots.mask(layer).savefig("hidden.png")
+    ```
+    """
+    if not isinstance(layer, PrunableLayer):
+        raise ValueError(
+            "`plots.mask` draws a prunable layer, such as "
+            "`kprune.PrunableDense(64)`. Received: "
+            f"layer={layer!r} (of type {type(layer).__name__})"
+        )
+    if not layer.built:
+        raise ValueError(
+            f"Layer '{layer.name}' has no weights yet, so there is nothing to "
+            "draw. Call it, or its model, on data first."
+        )
+    if name not in layer.masks:
+        raise ValueError(
+            f"Layer '{layer.name}' has no mask of that name. Expected one of "
+            f"{sorted(layer.masks)}. Received: name={name!r}"
+        )
+    if figure is None:
+        figure = _figure(figsize=(9, 4.5))
+    variable, kept = layer.maskable[name], layer.masks[name]
+    weight = _as_matrix(keras.ops.convert_to_numpy(variable))
+    product = _as_matrix(masked_value(variable, kept))
+    kept = _as_matrix(keras.ops.convert_to_numpy(kept))
+
+    sparsity = 1 - kept.mean()
+    titles = ("weight", f"mask, sparsity {sparsity:.1%}", "weight * mask")
+    limit = _color_limit(weight)
+    colors = {"cmap": "RdBu", "vmin": -limit, "vmax": limit}
+    grays = {"cmap": "gray_r", "vmin": 0, "vmax": 1}
+    axes = figure.subplots(1, 3, sharex=True, sharey=True)
+    for axis, title, matrix, look in zip(
+        axes, titles, (weight, kept, product), (colors, grays, colors)
+    ):
+        image = axis.imshow(
+            matrix, aspect="auto", interpolation="nearest", **look
+        )
+        axis.set_title(title)
+        axis.set_xlabel("unit")
+        for side in (axis.xaxis, axis.yaxis):
+            side.get_major_locator().set_params(integer=True)
+    axes[0].set_ylabel("input")
+    figure.colorbar(
+        image, ax=list(axes), label="value", fraction=0.05, extend="both"
+    )
+    figure.suptitle(
+        f"{name} of '{layer.layer.name}', shape {tuple(variable.shape)}"
+    )
+    return figure
+
+
+def sparsity(report: PruningReport, *, figure=None):
+    """Draws the sparsity of each layer as a bar, that of all as a line.
+
+    Args:
+        report: What `kprune.report(model)` returns.
+        figure: `matplotlib.figure.Figure` or `SubFigure` to draw in. `None`
+            makes a new one.
+
+    Returns:
+        The `matplotlib.figure.Figure` (or what was passed as `figure`).
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+        ValueError: If `report` is no report, or no layer in it has kernels.
+
+    Example:
+
+    ```python
+    kprune.plots.sparsity(kprune.report(model)).savefig("sparsity.png")
+    ```
+    """
+    if not isinstance(report, PruningReport):
+        raise ValueError(
+            "`plots.sparsity` draws what `kprune.report(model)` returns. "
+            f"Received: report={report!r} (of type {type(report).__name__})"
+        )
+    rows = [layer for layer in report.layers if layer.weights]
+    if not rows:
+        raise ValueError(
+            f"No layer of model '{report.model}' has kernels, so there is no "
+            "sparsity to draw."
+        )
+    if figure is None:
+        figure = _figure(figsize=(8, 1.5 + 0.35 * len(rows)))
+    axis = figure.subplots()
+    bars = axis.barh(range(len(rows)), [layer.sparsity for layer in rows])
+    axis.bar_label(
+        bars,
+        [f"{layer.zeros:,} of {layer.weights:,}" for layer in rows],
+        padding=3,
+    )
+    axis.axvline(report.sparsity, color="0.6", linestyle="--", zorder=0)
+    axis.set_yticks(range(len(rows)), [layer.name for layer in rows])
+    axis.invert_yaxis()  # The first layer comes first.
+    # Beyond 1 there is room for the labels.
+    axis.set_xlim(0, 1.3)
+    axis.set_xticks([0, 0.25, 0.5, 0.75, 1])
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.set_xlabel("sparsity (fraction of zeros)")
+    axis.set_title(
+        f"Pruning of '{report.model}', {report.sparsity:.1%} in all (dashed)"
+    )
+    return figure
+
+
+def _figure(figsize):
+    """A figure that belongs to no window, so that nobody has to close it."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(
+            "Plots need matplotlib, which is not installed. Install it with "
+            '`pip install "kprune[plots]"`.'
+        ) from error
+    return Figure(figsize=figsize, layout="constrained")
+
+
+def _as_matrix(array: np.ndarray) -> np.ndarray:
+    # float32, as matplotlib draws neither booleans nor bfloat16 in colors.
+    return array.reshape(-1, array.shape[-1]).astype("float32")
+
+
+def _color_limit(weight: np.ndarray) -> float:
+    """A few large weights must not make all others look like zero."""
+    magnitudes = np.abs(weight[weight != 0])
+    return float(np.percentile(magnitudes, 99)) if magnitudes.size else 1.0

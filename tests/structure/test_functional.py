@@ -1,0 +1,51 @@
+"""Pins the private attributes of Keras that kprune reads."""
+
+import keras
+from keras import layers
+
+from kprune.structure import functional
+
+
+def test_calls_of_a_functional_model_come_in_order():
+    inputs = keras.Input((4,), name="first")
+    dense = layers.Dense(4)
+    x = dense(inputs)
+    y = layers.Add()([dense(x), x])
+    model = keras.Model({"first": inputs}, [y, x])
+    calls = functional.calls(model)
+    assert [type(call.operation).__name__ for call in calls] == [
+        "Dense",
+        "Dense",
+        "Add",
+    ]
+    assert calls[2].inputs[1] is x and calls[2].outputs[0] is y
+    args, kwargs = calls[2].fill_in({id(t): 1 for t in calls[2].inputs})
+    assert args == ([1, 1],) and kwargs == {}
+    assert set(functional.inputs_struct(model)) == {"first"}
+    assert functional.outputs_struct(model)[0] is y
+    assert functional.input_layer(inputs).name == "first"
+
+
+def test_sequential_models():
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(2)])
+    assert functional.has_graph(model)
+    assert len(functional.calls(model)) == 1
+    assert not functional.has_graph(keras.Sequential([layers.Dense(2)]))
+    assert not functional.has_graph(layers.Dense(2))
+
+
+def test_sublayers_at_any_depth():
+    inner = keras.Sequential([keras.Input((4,)), layers.Dense(2)])
+    outer = keras.Sequential([keras.Input((4,)), inner, layers.Dense(3)])
+    found = functional.sublayers(outer)
+    assert inner.layers[0] in found and outer.layers[1] in found
+    assert len(found) == len(set(map(id, found)))
+
+
+def test_classes_of_their_own():
+    class Own(keras.Model):
+        pass
+
+    inputs = keras.Input((2,))
+    assert not functional.is_custom_class(keras.Model(inputs, inputs))
+    assert functional.is_custom_class(Own())

@@ -1,0 +1,318 @@
+"""PruningScheduler: when masks grow, freeze, and go on after a stop."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from models import compiled, convnet, numpy
+
+import kprune
+from kprune.conversion import prunable_layers
+
+
+def _net():
+    model = keras.Sequential(
+        [
+            keras.Input((20,)),
+            kprune.PrunableDense(30, activation="relu"),
+            kprune.PrunableDense(3),
+        ]
+    )
+    return compiled(model, learning_rate=1e-2)
+
+
+def _data(samples=64):
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(samples, 20)).astype("float32")
+    return x, generator.integers(0, 3, samples)
+
+
+def _fit(model, scheduler, epochs=4, callbacks=(), **kwargs):
+    x, y = _data()
+    return model.fit(
+        x,
+        y,
+        epochs=epochs,
+        batch_size=16,
+        verbose=0,
+        shuffle=False,
+        callbacks=[scheduler, *callbacks],
+        **kwargs,
+    )
+
+
+def _masks(model):
+    return [
+        numpy(mask)
+        for layer in prunable_layers(model)
+        for mask in layer.masks.values()
+    ]
+
+
+def _kernels(model):
+    return [numpy(layer.layer.kernel) for layer in prunable_layers(model)]
+
+
+class Recorder(keras.callbacks.Callback):
+    """Keeps the masks and kernels at the begin and end of each epoch."""
+
+    def on_train_begin(self, logs=None):
+        self.begins, self.ends, self.stored = [], [], []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.begins.append(_masks(self.model))
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.ends.append(_masks(self.model))
+        self.stored.append(_kernels(self.model))
+
+
+def _equal(first, second):
+    return all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_the_schedule_in_numbers():
+    schedule = kprune.schedules.Linear(0.8, end=0.75)
+    history = _fit(_net(), kprune.PruningScheduler(schedule), epochs=4)
+    # 600 and 90 weights: all counts are whole.
+    expected = [0.8 / 3, 1.6 / 3, 0.8, 0.8]
+    assert history.history["sparsity"] == pytest.approx(expected, abs=1e-3)
+
+
+def test_default_reaches_half_and_ends_in_the_middle():
+    history = _fit(_net(), kprune.PruningScheduler(), epochs=4)
+    # Cubic: 1 - (1 - 0.25 / 0.5) ** 3 = 7 / 8 of the way after one epoch.
+    assert history.history["sparsity"] == pytest.approx(
+        [0.4375, 0.5, 0.5, 0.5], abs=2e-3
+    )
+
+
+def test_frozen_masks_do_not_move_and_zeros_stay():
+    recorder = Recorder()
+    _fit(_net(), kprune.PruningScheduler(0.7), 6, [recorder])
+    assert not _equal(recorder.ends[0], recorder.ends[1])
+    for epoch in (3, 4, 5):
+        assert _equal(recorder.ends[2], recorder.ends[epoch])
+        for kernel, mask in zip(
+            recorder.stored[epoch], recorder.ends[epoch][::2], strict=True
+        ):
+            assert (kernel[~mask] == 0).all()
+            assert (kernel[mask] != 0).all()
+    # Before the freeze masked weights keep their stored values.
+    assert (recorder.stored[0][0] != 0).all()
+
+
+@pytest.mark.parametrize("epochs", [2, 3, 5])
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        kprune.schedules.Linear(0.6, end=1.0),
+        kprune.schedules.OneShot(0.6, at=0.9),
+        lambda progress: 0.6 * progress,
+    ],
+)
+def test_the_last_epoch_trains_under_the_final_mask(schedule, epochs):
+    recorder = Recorder()
+    history = _fit(
+        _net(), kprune.PruningScheduler(schedule), epochs, [recorder]
+    )
+    assert _equal(recorder.begins[-1], recorder.ends[-1])
+    assert history.history["sparsity"][-2:] == pytest.approx(
+        [0.6, 0.6], abs=1e-3
+    )
+
+
+def test_one_epoch_reaches_the_sparsity():
+    history = _fit(_net(), kprune.PruningScheduler(0.6), epochs=1)
+    assert history.history["sparsity"] == pytest.approx([0.6], abs=1e-3)
+
+
+def test_updates_at_steps():
+    updates = []
+
+    class Spy(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            updates.append(round(kprune.sparsity(self.model), 3))
+
+    schedule = kprune.schedules.Linear(0.8, end=0.5)
+    # 4 steps an epoch, 16 in all.
+    scheduler = kprune.PruningScheduler(schedule, update_freq=3)
+    _fit(_net(), scheduler, 4, [Spy()])
+    assert updates[:9] == pytest.approx(
+        [0, 0, 0.3, 0.3, 0.4, 0.6, 0.6, 0.6, 0.8], abs=2e-3
+    )
+    assert set(updates[8:]) == {updates[8]}
+
+
+def test_steps_of_a_dataset_of_unknown_length():
+    import tensorflow as tf
+
+    x, y = _data()
+    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(16)
+    data = data.filter(lambda x, y: True)  # its length is unknown now
+    updates = Recorder()
+    schedule = kprune.schedules.Linear(0.8, end=0.5)
+    history = _net().fit(
+        data,
+        epochs=4,
+        verbose=0,
+        callbacks=[kprune.PruningScheduler(schedule, update_freq=1), updates],
+    )
+    assert history.history["sparsity"] == pytest.approx(
+        [0.4, 0.8, 0.8, 0.8], abs=2e-3
+    )
+
+
+def test_several_steps_in_one_execution():
+    model = _net()
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    model.steps_per_execution = 2
+    scheduler = kprune.PruningScheduler(0.6, update_freq=1)
+    history = _fit(model, scheduler, 4)
+    assert history.history["sparsity"][-1] == pytest.approx(0.6, abs=1e-3)
+
+
+def test_initial_epoch_continues_a_saved_model(tmp_path):
+    straight = Recorder()
+    first = _net()
+    _fit(first, kprune.PruningScheduler(0.7), 6, [straight])
+
+    keras.utils.set_random_seed(0)
+    second = _net()
+
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 1:
+                self.model.save(tmp_path / "stopped.keras")
+                self.model.stop_training = True
+
+    with pytest.warns(UserWarning, match="Training ended"):
+        _fit(second, kprune.PruningScheduler(0.7), 6, [Stop()])
+    loaded = keras.saving.load_model(tmp_path / "stopped.keras")
+    resumed = Recorder()
+    _fit(loaded, kprune.PruningScheduler(0.7), 6, [resumed], initial_epoch=2)
+    for ahead, epoch in enumerate(range(2, 6)):
+        assert _equal(resumed.ends[ahead], straight.ends[epoch])
+    for one, other in zip(_kernels(first), _kernels(loaded), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize("update_freq", ["epoch", 3])
+@pytest.mark.parametrize("stop", [1, 4])
+def test_backup_and_restore_continues(tmp_path, stop, update_freq):
+    def scheduler():
+        return kprune.PruningScheduler(0.7, update_freq=update_freq)
+
+    straight = Recorder()
+    first = _net()
+    _fit(first, scheduler(), 6, [straight])
+
+    class Crash(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == stop:
+                raise InterruptedError
+
+    keras.utils.set_random_seed(0)
+    second = _net()
+    backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
+    with pytest.raises(InterruptedError):
+        _fit(second, scheduler(), 6, [backup, Crash()])
+
+    third = _net()
+    resumed = Recorder()
+    backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
+    _fit(third, scheduler(), 6, [backup, resumed])
+    assert len(resumed.ends) == 6 - stop
+    for ahead, epoch in enumerate(range(stop, 6)):
+        assert _equal(resumed.ends[ahead], straight.ends[epoch])
+    for one, other in zip(_kernels(first), _kernels(third), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_a_dense_model_resumed_behind_the_end_is_pruned_all_the_same():
+    model = _net()
+    history = _fit(model, kprune.PruningScheduler(0.6), 6, initial_epoch=4)
+    assert history.history["sparsity"] == pytest.approx([0.6] * 2, abs=1e-3)
+
+
+def test_a_second_training_never_revives_a_frozen_mask():
+    model = _net()
+    _fit(model, kprune.PruningScheduler(0.6), 4)
+    frozen = _masks(model)
+    compiled(model, learning_rate=0.1)
+    _fit(model, kprune.PruningScheduler(0.3, criterion="random"), 4)
+    for before, after in zip(frozen, _masks(model), strict=True):
+        assert not after[~before].any()
+
+
+def test_training_that_ends_too_early_warns_with_numbers():
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = epoch == 1
+
+    with pytest.warns(
+        UserWarning,
+        match=r"ended at 0.2 of the planned 10 epochs.*ended at 0.5.*"
+        r"sparsity is 0.6\d+.*ends at 0.8",
+    ):
+        _fit(_net(), kprune.PruningScheduler(0.8), 10, [Stop()])
+
+
+def test_training_that_ends_in_time_does_not_warn(recwarn):
+    _fit(_net(), kprune.PruningScheduler(0.8), 4)
+    assert not [w for w in recwarn if "pruning" in str(w.message)]
+
+
+def test_sparsity_is_in_the_progress_bar(capsys):
+    x, y = _data()
+    _net().fit(
+        x, y, epochs=2, verbose=2, callbacks=[kprune.PruningScheduler(0.6)]
+    )
+    assert "sparsity: 0.6" in capsys.readouterr().out
+
+
+def test_real_digits(digits):
+    x, y = digits
+    model = compiled(convnet())
+    history = model.fit(
+        x[:400],
+        y[:400],
+        validation_data=(x[400:], y[400:]),
+        epochs=10,
+        batch_size=32,
+        verbose=0,
+        callbacks=[kprune.PruningScheduler(0.5)],
+    ).history
+    assert history["val_accuracy"][-1] > 0.75
+    assert kprune.sparsity(model) > 0.5
+    assert numpy(model.layers[0].masks["bias"]).sum() == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"schedule": 1.0}, r"\[0, 1\)"),
+        ({"schedule": float("nan")}, r"\[0, 1\)"),
+        ({"schedule": "exponential"}, "Unknown schedule.*'polynomial'"),
+        ({"criterion": "taylor"}, "Unknown criterion"),
+        ({"granularity": "channel"}, "Unknown granularity"),
+        ({"allocation": "erk"}, "Unknown allocation"),
+        ({"update_freq": 0}, "positive number of steps"),
+        ({"update_freq": "batch"}, "'epoch' or a positive number"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        kprune.PruningScheduler(**arguments)
+
+
+def test_a_model_without_prunable_layers_is_refused_before_it_trains():
+    model = keras.Sequential([keras.Input((20,)), layers.Dense(3)])
+    compiled(model)
+    before = model.get_weights()
+    with pytest.raises(
+        ValueError, match=r"model = kprune.make_prunable\(model\)"
+    ):
+        _fit(model, kprune.PruningScheduler())
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)

@@ -1,0 +1,203 @@
+"""make_prunable: equal outputs, and the caller's model stays as it is."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from models import compiled, numpy, outputs
+
+import kprune
+from kprune.conversion import prunable_layers
+
+
+def _x(shape=(4, 8, 8, 3)):
+    return np.random.default_rng(0).normal(size=shape).astype("float32")
+
+
+def _sequential():
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            layers.Conv2D(4, 3, activation="relu", name="conv"),
+            layers.DepthwiseConv2D(3, name="depthwise"),
+            layers.BatchNormalization(name="norm"),
+            layers.Flatten(),
+            layers.Dense(5, name="dense"),
+        ],
+        name="small",
+    )
+
+
+def _functional():
+    inputs = keras.Input((8, 8, 3), name="image")
+    x = layers.Conv2D(4, 3, padding="same")(inputs)
+    y = layers.Conv2D(4, 1)(inputs)
+    x = layers.Add()([x, y])
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, {"a": layers.Dense(3)(x), "b": x})
+
+
+def _shared():
+    encoder = layers.Dense(6, activation="relu", name="encoder")
+    first, second = keras.Input((5,)), keras.Input((5,))
+    merged = layers.Concatenate()([encoder(first), encoder(second)])
+    return keras.Model([first, second], layers.Dense(2)(merged))
+
+
+def _nested():
+    inner = keras.Sequential(
+        [keras.Input((8, 8, 3)), layers.Conv2D(4, 3), layers.Flatten()],
+        name="backbone",
+    )
+    inputs = keras.Input((8, 8, 3))
+    both = layers.Add()([inner(inputs), inner(inputs)])
+    return keras.Model(inputs, layers.Dense(2, name="head")(both))
+
+
+MODELS = {
+    "sequential": (_sequential, 3),
+    "functional": (_functional, 3),
+    "nested": (_nested, 2),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_outputs_are_equal_and_the_kind_stays(name):
+    make, wrapped = MODELS[name]
+    model = make()
+    prunable = kprune.make_prunable(model)
+    assert type(prunable) is type(model) and prunable.name == model.name
+    assert len(prunable_layers(prunable)) == wrapped
+    x = _x()
+    for one, other in zip(outputs(model, x), outputs(prunable, x), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert not prunable.compiled
+
+
+def test_shared_layers_are_wrapped_once():
+    model = _shared()
+    prunable = kprune.make_prunable(model)
+    assert len(prunable_layers(prunable)) == 2
+    x = [_x((4, 5)), 2 * _x((4, 5))]
+    np.testing.assert_array_equal(numpy(model(x)), numpy(prunable(x)))
+
+
+def test_the_callers_model_is_not_touched():
+    model = compiled(_sequential())
+    x, y = _x((32, 8, 8, 3)), np.arange(32) % 5
+    before = [w.copy() for w in model.get_weights()]
+    config = model.get_config()
+    prunable = compiled(kprune.make_prunable(model))
+    prunable.fit(
+        x, y, epochs=2, verbose=0, callbacks=[kprune.PruningScheduler(0.5)]
+    )
+    kprune.strip(prunable)
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert model.get_config() == config
+    assert model.compiled
+
+
+def test_where_selects_layers():
+    prunable = kprune.make_prunable(
+        _sequential(), where=lambda layer: layer.name != "dense"
+    )
+    names = [layer.name for layer in prunable.layers]
+    assert names[0] == "prunable_conv" and names[-1] == "dense"
+    assert isinstance(prunable.layers[0], kprune.PrunableConv2D)
+    assert type(prunable.layers[1]) is kprune.PrunableLayer
+
+
+def test_frozen_layers_stay_frozen():
+    model = _sequential()
+    model.get_layer("conv").trainable = False
+    prunable = kprune.make_prunable(model)
+    kprune.prune(prunable, 0.5)
+    assert prunable.get_layer("prunable_conv").sparsity == 0
+    assert prunable.get_layer("prunable_dense").sparsity == 0.5
+
+
+def test_live_functions_survive():
+    def double(x):
+        return 2 * x
+
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            layers.Dense(3, activation=double),
+            layers.Lambda(lambda x: x + 1),
+            layers.Dense(2),
+        ]
+    )
+    prunable = kprune.make_prunable(model)
+    x = _x((3, 4))
+    np.testing.assert_array_equal(numpy(model(x)), numpy(prunable(x)))
+    stripped = kprune.strip(prunable)
+    np.testing.assert_allclose(numpy(model(x)), numpy(stripped(x)), rtol=1e-6)
+
+
+def test_adapted_normalization_keeps_its_statistics():
+    norm = layers.Normalization()
+    norm.adapt(3 + 2 * _x((64, 4)))
+    model = keras.Sequential([keras.Input((4,)), norm, layers.Dense(2)])
+    prunable = kprune.make_prunable(model)
+    x = _x((3, 4))
+    np.testing.assert_allclose(numpy(model(x)), numpy(prunable(x)), rtol=1e-6)
+
+
+class Custom(keras.Model):
+    """A functional model of a class of its own."""
+
+    def __init__(self):
+        inputs = keras.Input((4,))
+        super().__init__(inputs, layers.Dense(2)(inputs))
+
+
+class Subclassed(keras.Model):
+    """A model without a graph."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = layers.Dense(2)
+
+    def call(self, x):
+        return self.dense(x)
+
+
+def test_a_class_that_is_lost_is_named():
+    with pytest.warns(UserWarning, match="class Custom"):
+        prunable = kprune.make_prunable(Custom())
+    assert len(prunable_layers(prunable)) == 1
+
+
+def _built(model, shape=(1, 4)):
+    model(np.ones(shape, "float32"))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: _built(Subclassed()), "subclass Subclassed.*keras.Model"),
+        (lambda: keras.Sequential([layers.Dense(2)]), "not built.*keras.Input"),
+        (lambda: layers.Dense(2), "expected a `keras.Model`"),
+        (
+            lambda: keras.Sequential([keras.Input((2,)), layers.ReLU()]),
+            "no layer to prune",
+        ),
+        (
+            lambda: kprune.make_prunable(_functional()),
+            "prunable layers already",
+        ),
+    ],
+)
+def test_bad_models(make, message):
+    with pytest.raises(ValueError, match=message):
+        kprune.make_prunable(make())
+
+
+def test_bad_where():
+    with pytest.raises(ValueError, match="callable from a layer"):
+        kprune.make_prunable(_sequential(), where="dense")
+    with pytest.raises(ValueError, match="for which `where` is true"):
+        kprune.make_prunable(_sequential(), where=lambda layer: False)

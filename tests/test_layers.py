@@ -1,0 +1,328 @@
+"""Prunable layers: equal to the plain ones, and what masks do."""
+
+import inspect
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+from models import compiled, convnet, numpy
+
+import kprune
+
+
+def _sequence(*args, **kwargs):
+    generator = np.random.default_rng(0)
+    return generator.normal(size=(4, 6, 8)).astype("float32")
+
+
+def _image():
+    generator = np.random.default_rng(0)
+    return generator.normal(size=(4, 8, 8, 4)).astype("float32")
+
+
+def _tokens():
+    return np.random.default_rng(0).integers(0, 20, (4, 6))
+
+
+LAYERS = {
+    "dense": (
+        lambda: layers.Dense(
+            5, kernel_regularizer="l2", activity_regularizer="l1"
+        ),
+        _sequence,
+    ),
+    "conv2d": (lambda: layers.Conv2D(6, 3, padding="same"), _image),
+    "conv1d": (lambda: layers.Conv1D(6, 3), _sequence),
+    "depthwise": (lambda: layers.DepthwiseConv2D(3), _image),
+    "separable": (lambda: layers.SeparableConv2D(6, 3), _image),
+    "transpose": (lambda: layers.Conv2DTranspose(6, 3), _image),
+    "einsum": (lambda: layers.EinsumDense("abc,cd->abd", (None, 5)), _sequence),
+    "embedding": (lambda: layers.Embedding(20, 5, mask_zero=True), _tokens),
+    "lstm": (lambda: layers.LSTM(5, dropout=0.3, seed=1), _sequence),
+    "gru": (lambda: layers.GRU(5, return_sequences=True), _sequence),
+    "bidirectional": (
+        lambda: layers.Bidirectional(layers.LSTM(3)),
+        _sequence,
+    ),
+}
+
+
+def _twins(make, x):
+    """A model with the wrapped layer and one with the plain, equal weights."""
+    plain = keras.Sequential([keras.Input(x.shape[1:], dtype=x.dtype), make()])
+    wrapped = keras.Sequential(
+        [keras.Input(x.shape[1:], dtype=x.dtype), kprune.PrunableLayer(make())]
+    )
+    wrapped.layers[0].layer.set_weights(plain.layers[0].get_weights())
+    for model in (plain, wrapped):
+        model.compile("sgd", "mse")
+    return plain, wrapped
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_mask_of_ones_changes_nothing(name):
+    make, data = LAYERS[name]
+    x = data()
+    plain, wrapped = _twins(make, x)
+    expected = numpy(plain(x))
+    np.testing.assert_array_equal(numpy(wrapped(x)), expected)
+    assert np.abs(expected).max() > 0
+    y = np.ones(expected.shape, "float32")
+    for _ in range(3):
+        losses = [model.train_on_batch(x, y) for model in (plain, wrapped)]
+        np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+    for one, other in zip(
+        plain.layers[0].weights, wrapped.layers[0].layer.weights, strict=True
+    ):
+        np.testing.assert_allclose(numpy(other), numpy(one), atol=1e-5)
+
+
+def test_several_inputs():
+    inputs = keras.Input((6, 8))
+    attention = kprune.PrunableLayer(layers.MultiHeadAttention(2, 4))
+    model = keras.Model(inputs, attention(inputs, inputs))
+    assert set(attention.kernels) == {
+        "query/kernel",
+        "key/kernel",
+        "value/kernel",
+        "attention_output/kernel",
+    }
+    kprune.prune(model, 0.5)
+    assert attention.sparsity == 0.5
+    assert numpy(model(_sequence())).shape == (4, 6, 8)
+
+
+def test_batch_statistics_inside_a_wrapped_layer_are_updated():
+    class ConvNorm(layers.Layer):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.conv = layers.Conv2D(4, 3)
+            self.norm = layers.BatchNormalization()
+
+        def build(self, shape):
+            self.conv.build(shape)
+            self.norm.build(self.conv.compute_output_shape(shape))
+
+        def call(self, x):
+            return self.norm(self.conv(x))
+
+    x = _image()
+    plain, wrapped = _twins(ConvNorm, x)
+    y = np.ones((4, 6, 6, 4), "float32")
+    for model in (plain, wrapped):
+        model.train_on_batch(x, y)
+    mean = numpy(plain.layers[0].norm.moving_mean)
+    assert np.abs(mean).max() > 0
+    other = numpy(wrapped.layers[0].layer.norm.moving_mean)
+    np.testing.assert_allclose(other, mean, atol=1e-6)
+
+
+def test_both_forms_of_call():
+    short = kprune.PrunableDense(3, activation="relu", name="hidden")
+    long = kprune.PrunableDense(
+        layers.Dense(3, activation="relu", name="hidden")
+    )
+    assert short.name == long.name == "prunable_hidden"
+    assert short.layer.get_config() == long.layer.get_config()
+    conv = kprune.PrunableConv2D(4, 3, padding="same", name="conv")
+    assert conv.layer.kernel_size == (3, 3) and conv.layer.padding == "same"
+    assert conv.layer.name == "conv"
+
+
+def test_default_granularity():
+    assert kprune.PrunableDense(3).granularity == "unstructured"
+    assert kprune.PrunableConv2D(3, 3).granularity == "filter"
+    depthwise = kprune.PrunableLayer(layers.DepthwiseConv2D(3))
+    assert depthwise.granularity == "filter"
+    chosen = kprune.PrunableConv2D(3, 3, granularity="unstructured")
+    assert chosen.granularity == "unstructured"
+
+
+def test_masks_are_small_non_trainable_variables():
+    layer = kprune.PrunableDense(3)
+    layer.build((None, 4))
+    assert list(layer.masks) == ["kernel", "bias"]
+    for name, variable in (
+        ("kernel", layer.layer.kernel),
+        ("bias", layer.layer.bias),
+    ):
+        mask = layer.masks[name]
+        assert isinstance(mask, keras.Variable) and not mask.trainable
+        assert mask.shape == variable.shape
+        assert numpy(mask).dtype.itemsize == 1 and numpy(mask).all()
+    assert len(layer.trainable_variables) == 2
+    assert len(layer.non_trainable_variables) == 2
+
+
+def test_masked_weights_do_not_count_and_do_not_train():
+    layer = kprune.PrunableDense(3, use_bias=False)
+    model = keras.Sequential([keras.Input((4,)), layer])
+    mask = np.ones((4, 3), bool)
+    mask[1, 2] = mask[3, 0] = False
+    layer.masks["kernel"].assign(mask)
+    before = numpy(layer.layer.kernel)
+    x = np.random.default_rng(0).normal(size=(8, 4)).astype("float32")
+    np.testing.assert_allclose(
+        numpy(model(x)), x @ (before * mask), rtol=1e-5, atol=1e-6
+    )
+    assert layer.sparsity == 2 / 12
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    model.train_on_batch(x, np.ones((8, 3), "float32"))
+    after = numpy(layer.layer.kernel)
+    np.testing.assert_array_equal(after[~mask], before[~mask])
+    assert (after[mask] != before[mask]).all()
+    layer.apply_masks()
+    assert (numpy(layer.layer.kernel)[~mask] == 0).all()
+    np.testing.assert_array_equal(numpy(layer.layer.kernel)[mask], after[mask])
+
+
+def test_counts_and_names_read_well():
+    model = convnet()
+    plain = layers.Dense(10)
+    plain.build((None, 32))
+    assert model.layers[-1].count_params() == plain.count_params() == 330
+    lines = []
+    model.summary(print_fn=lines.append)
+    text = "\n".join(map(str, lines))
+    assert "prunable_conv1" in text and "PrunableConv2D" in text
+    trainable = sum(int(np.prod(w.shape)) for w in model.trainable_weights)
+    assert f"Trainable params: {trainable:,}" in text
+
+
+def test_config_is_complete():
+    for kind in (
+        kprune.PrunableLayer,
+        kprune.PrunableDense,
+        kprune.PrunableConv2D,
+    ):
+        inner = (
+            layers.Conv2D(2, 3)
+            if kind is kprune.PrunableConv2D
+            else layers.Dense(2)
+        )
+        layer = kind(inner, granularity=kprune.granularities.NM(1, 4))
+        config = layer.get_config()
+        arguments = set(inspect.signature(kind.__init__).parameters)
+        arguments -= {"self", "args", "kwargs"}
+        assert arguments <= set(config)
+        copy = kind.from_config(config)
+        assert copy.granularity == kprune.granularities.NM(1, 4)
+        assert copy.name == layer.name
+        assert copy.layer.get_config() == inner.get_config()
+
+
+def test_saved_model_reloads_with_masks(tmp_path, digits):
+    x, y = digits
+    model = compiled(convnet())
+    model.fit(
+        x[:64],
+        y[:64],
+        epochs=2,
+        verbose=0,
+        callbacks=[kprune.PruningScheduler(0.6)],
+    )
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(numpy(loaded(x[:8])), numpy(model(x[:8])))
+    for one, other in zip(model.layers, loaded.layers, strict=True):
+        if isinstance(one, kprune.PrunableLayer):
+            assert one.sparsity == other.sparsity > 0
+            for name, mask in one.masks.items():
+                np.testing.assert_array_equal(
+                    numpy(other.masks[name]), numpy(mask)
+                )
+            np.testing.assert_array_equal(
+                numpy(other.layer.kernel), numpy(one.layer.kernel)
+            )
+
+
+def test_an_unbuilt_model_reloads_with_masks(tmp_path):
+    model = keras.Sequential([kprune.PrunableDense(3), kprune.PrunableDense(2)])
+    x = np.random.default_rng(0).normal(size=(8, 4)).astype("float32")
+    model(x)
+    kprune.prune(model, 0.5)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(numpy(loaded(x)), numpy(model(x)))
+    assert kprune.sparsity(loaded) == 0.5
+
+
+def test_mixed_precision():
+    x = _image()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        plain, wrapped = _twins(lambda: layers.Conv2D(6, 3), x)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    output = wrapped(x)
+    assert keras.backend.standardize_dtype(output.dtype) == "bfloat16"
+    kernel = wrapped.layers[0].layer.kernel
+    assert keras.backend.standardize_dtype(kernel.dtype) == "float32"
+    np.testing.assert_array_equal(
+        numpy(ops.cast(output, "float32")), numpy(ops.cast(plain(x), "float32"))
+    )
+
+
+def test_implicit_masks_reach_the_wrapped_layer():
+    tokens = np.array([[3, 4, 0, 0], [5, 0, 0, 0]])
+    embed = layers.Embedding(10, 4, mask_zero=True)
+    plain, wrapped = layers.LSTM(3), layers.LSTM(3)
+    plain(embed(tokens))
+    wrapper = kprune.PrunableLayer(wrapped)
+    wrapper(embed(tokens))
+    wrapped.set_weights(plain.get_weights())
+    np.testing.assert_array_equal(
+        numpy(wrapper(embed(tokens))), numpy(plain(embed(tokens)))
+    )
+    unmasked = embed(tokens)
+    keras_mask = getattr(unmasked, "_keras_mask", None)
+    assert keras_mask is not None
+
+
+class NoWeights(layers.Layer):
+    """A layer of a user that has nothing to prune."""
+
+    def call(self, x):
+        return x
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: kprune.PrunableLayer("dense"), "wraps a Keras layer"),
+        (lambda: kprune.PrunableDense("64"), "wraps a Keras layer"),
+        (lambda: kprune.PrunableDense(None), "Received: layer=None"),
+        (
+            lambda: kprune.PrunableLayer(kprune.PrunableDense(3)),
+            "prunable already: 'prunable_dense'",
+        ),
+        (
+            lambda: kprune.PrunableConv2D(layers.Dense(3)),
+            "wraps a `keras.layers.Conv2D`.*of type Dense",
+        ),
+        (
+            lambda: kprune.PrunableDense(layers.Conv2D(3, 3)),
+            "wraps a `keras.layers.Dense`.*of type Conv2D",
+        ),
+        (
+            lambda: kprune.PrunableLayer(keras.Sequential([layers.Dense(3)])),
+            "make_prunable",
+        ),
+        (
+            lambda: kprune.PrunableLayer(NoWeights())(np.ones((1, 2))),
+            "'no_weights'.*has no kernels",
+        ),
+        (
+            lambda: kprune.PrunableLayer(layers.Flatten())(np.ones((1, 2))),
+            "has no kernels",
+        ),
+        (
+            lambda: kprune.PrunableDense(3, granularity="channels"),
+            r"Unknown granularity.*\['block', 'filter', 'nm', 'unstructured'\]",
+        ),
+    ],
+)
+def test_bad_input(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -1,0 +1,287 @@
+"""prune: exact counts, units, composition, and what it refuses."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from models import convnet, numpy
+
+import kprune
+
+
+def _dense(kernel, **kwargs):
+    """A one-layer model with a given kernel."""
+    kernel = np.asarray(kernel, "float32")
+    layer = kprune.PrunableDense(kernel.shape[1], use_bias=False, **kwargs)
+    model = keras.Sequential([keras.Input((kernel.shape[0],)), layer])
+    layer.layer.set_weights([kernel])
+    return model
+
+
+def _mask(model, index=0, name="kernel"):
+    return numpy(model.layers[index].masks[name])
+
+
+def test_magnitude_mask_in_numbers():
+    model = _dense([[0.5, -2.0], [-0.1, 1.0], [3.0, 0.2]])
+    assert kprune.prune(model, 0.5) is model
+    np.testing.assert_array_equal(
+        _mask(model), [[False, True], [False, True], [True, False]]
+    )
+    assert kprune.sparsity(model) == 0.5
+
+
+def test_counts_are_exact_with_ties():
+    model = _dense(np.full((10, 10), 0.7))
+    kprune.prune(model, 0.29)
+    assert np.count_nonzero(~_mask(model)) == 29
+    assert _mask(model).ravel()[:71].all()
+
+
+def test_below_the_percentile():
+    kernel = np.random.default_rng(0).normal(size=(10, 10))
+    model = _dense(kernel)
+    for sparsity in (0.1, 0.29, 0.8, 0.95):
+        kprune.prune(model, sparsity)
+        stored = np.abs(numpy(model.layers[0].layer.kernel))
+        percentile = np.percentile(stored, 100 * sparsity)
+        np.testing.assert_array_equal(_mask(model), stored >= percentile)
+
+
+def test_one_weight_always_stays():
+    model = _dense([[1.0, 2.0]])
+    kprune.prune(model, 0.99)
+    np.testing.assert_array_equal(_mask(model), [[False, True]])
+
+
+def test_weights_come_back_until_they_are_zeroed():
+    model = _dense([[1.0, 2.0, 3.0, 4.0]])
+    kprune.prune(model, 0.5)
+    layer = model.layers[0]
+    layer.layer.set_weights([np.array([[9.0, 2.0, 3.0, 0.5]], "float32")])
+    kprune.prune(model, 0.5)
+    np.testing.assert_array_equal(_mask(model), [[True, False, True, False]])
+    layer.apply_masks()
+    for sparsity in (0.0, 0.25, 0.5):
+        kprune.prune(model, sparsity, criterion="random")
+        np.testing.assert_array_equal(
+            _mask(model), [[True, False, True, False]]
+        )
+    kprune.prune(model, 0.75)
+    assert np.count_nonzero(_mask(model)) == 1
+
+
+def test_filters_in_numbers():
+    conv = kprune.PrunableConv2D(4, 1, name="conv")
+    model = keras.Sequential(
+        [
+            keras.Input((5, 5, 2)),
+            conv,
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(2),
+        ]
+    )
+    kernel = np.zeros((1, 1, 2, 4), "float32")
+    kernel[0, 0] = [[3.0, 0.0, 1.0, 2.0], [4.0, 0.5, 1.0, 2.0]]
+    conv.layer.set_weights([kernel, np.ones(4, "float32")])
+    kprune.prune(model, 0.5)
+    keep = [True, False, False, True]
+    np.testing.assert_array_equal(_mask(model)[0, 0], [keep, keep])
+    np.testing.assert_array_equal(_mask(model, name="bias"), keep)
+
+
+def test_units_mask_producers_and_readers():
+    model = convnet()
+    kprune.prune(model, 0.5)
+    conv1, _, conv2, _, _, hidden, logits = model.layers
+    first = numpy(conv1.masks["bias"])
+    second = numpy(conv2.masks["bias"])
+    assert first.sum() == 4 and second.sum() == 8
+    expected = np.broadcast_to(first, (3, 3, 1, 8))
+    np.testing.assert_array_equal(numpy(conv1.masks["kernel"]), expected)
+    expected = np.broadcast_to(first[:, None] & second, (3, 3, 8, 16))
+    np.testing.assert_array_equal(numpy(conv2.masks["kernel"]), expected)
+    # The rows of the Dense that read a masked filter are masked, and count.
+    rows = np.tile(second, 25)
+    assert not numpy(hidden.masks["kernel"])[~rows].any()
+    assert hidden.sparsity == 0.5 and logits.sparsity == 0.5
+    assert numpy(hidden.masks["bias"]).all()
+
+
+def test_unit_scores_gather_all_slices():
+    first = kprune.PrunableDense(2, granularity="filter", use_bias=False)
+    second = kprune.PrunableDense(1, granularity="filter", use_bias=False)
+    model = keras.Sequential([keras.Input((1,)), first, second])
+    first.layer.set_weights([np.array([[3.0, 4.0]], "float32")])
+    second.layer.set_weights([np.array([[5.0], [1.0]], "float32")])
+    # sqrt(3**2 + 5**2) against sqrt(4**2 + 1**2)
+    kprune.prune(model, 0.5)
+    np.testing.assert_array_equal(_mask(model, 0), [[True, False]])
+    np.testing.assert_array_equal(_mask(model, 1), [[True], [False]])
+
+
+def test_output_layers_keep_all_their_filters():
+    model = convnet()
+    kprune.prune(model, 0.75, granularity="filter")
+    logits = model.layers[-1]
+    assert numpy(logits.masks["bias"]).all()
+    kept = numpy(logits.masks["kernel"])
+    np.testing.assert_array_equal(kept.all(axis=1), kept.any(axis=1))
+    assert kept.any(axis=1).sum() == 8
+
+
+def test_rounding_to_a_multiple():
+    model = convnet()
+    kprune.prune(
+        model, 0.5, granularity=kprune.granularities.Filter(multiple_of=3)
+    )
+    assert numpy(model.layers[0].masks["bias"]).sum() == 6
+    assert numpy(model.layers[2].masks["bias"]).sum() == 9
+
+
+def test_tied_layers_share_their_units():
+    inputs = keras.Input((8, 8, 4))
+    first = kprune.PrunableConv2D(6, 3, padding="same")
+    second = kprune.PrunableConv2D(6, 1)
+    x = layers.Add()([first(inputs), second(inputs)])
+    x = layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(inputs, layers.Dense(2)(x))
+
+    def allocation(prunable, sparsity):
+        return [0.2 if layer is first else 0.8 for layer in prunable]
+
+    kprune.prune(model, 0.5, allocation=allocation)
+    kept = numpy(first.masks["bias"])
+    np.testing.assert_array_equal(numpy(second.masks["bias"]), kept)
+    assert kept.sum() == 3  # the mean of both sparsities
+
+
+def test_control_per_layer():
+    model = convnet()
+
+    def allocation(prunable, sparsity):
+        return [
+            0.0 if layer.layer.name == "logits" else sparsity
+            for layer in prunable
+        ]
+
+    kprune.prune(model, 0.6, allocation=allocation, granularity="unstructured")
+    assert [layer.sparsity for layer in model.layers if layer.weights] == (
+        pytest.approx([0.6, 0.6, 0.6, 0.0], abs=0.02)
+    )
+
+
+def test_global_allocation_over_layers():
+    model = keras.Sequential(
+        [
+            keras.Input((10,)),
+            kprune.PrunableDense(10, use_bias=False),
+            kprune.PrunableDense(10, use_bias=False),
+        ]
+    )
+    weights = np.arange(1.0, 101.0, dtype="float32").reshape(10, 10)
+    model.layers[0].layer.set_weights([weights])
+    model.layers[1].layer.set_weights([weights + 100])
+    kprune.prune(model, 0.3, allocation="global")
+    assert [layer.sparsity for layer in model.layers] == [0.6, 0.0]
+    kprune.prune(model, 0.9, allocation="global")
+    assert [layer.sparsity for layer in model.layers] == [0.99, 0.81]
+
+
+@pytest.mark.parametrize("units", [12, 10])
+def test_nm_on_dense_and_convolution(units):
+    model = keras.Sequential(
+        [
+            keras.Input((9, 9, 10)),
+            kprune.PrunableConv2D(units, 3),
+            layers.Flatten(),
+            kprune.PrunableDense(3),
+        ]
+    )
+    kprune.prune(model, 0.5, granularity=kprune.granularities.NM(2, 4))
+    for layer in (model.layers[0], model.layers[2]):
+        mask = np.moveaxis(numpy(layer.masks["kernel"]), -2, -1)
+        for start in range(0, mask.shape[-1], 4):
+            group = mask[..., start : start + 4]
+            assert (group.sum(axis=-1) == min(2, group.shape[-1])).all()
+
+
+def test_filters_of_models_without_a_graph():
+    class Subclassed(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.conv = kprune.PrunableConv2D(8, 3)
+            self.dense = kprune.PrunableDense(4)
+
+        def call(self, x):
+            x = self.conv(x)
+            return self.dense(keras.ops.mean(x, axis=(1, 2)))
+
+    model = Subclassed()
+    model(np.ones((1, 6, 6, 2), "float32"))
+    kprune.prune(model, 0.5)
+    kernel = numpy(model.conv.masks["kernel"])
+    kept = kernel.any(axis=(0, 1, 2))
+    assert kept.sum() == 4
+    np.testing.assert_array_equal(kernel.all(axis=(0, 1, 2)), kept)
+    np.testing.assert_array_equal(numpy(model.conv.masks["bias"]), kept)
+    assert model.dense.sparsity == 0.5
+
+
+def test_sparsity_of_plain_and_prunable_models():
+    model = convnet()
+    assert kprune.sparsity(model) == 0.0
+    kprune.prune(model, 0.5, granularity="unstructured")
+    assert kprune.sparsity(model) == pytest.approx(0.5, abs=1e-3)
+    stripped = kprune.strip(model, compact=False)
+    assert kprune.sparsity(stripped) == kprune.sparsity(model)
+    empty = keras.Sequential([keras.Input((2,)), layers.ReLU()])
+    assert kprune.sparsity(empty) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"sparsity": 1.0}, r"must be in \[0, 1\).*sparsity=1.0"),
+        ({"sparsity": -0.1}, r"must be in \[0, 1\)"),
+        ({"sparsity": float("nan")}, r"must be in \[0, 1\).*nan"),
+        ({"sparsity": "0.5"}, r"must be a number in \[0, 1\).*type str"),
+        ({"sparsity": None}, "must be a number"),
+        ({"criterion": "l1"}, r"Unknown criterion.*\['magnitude', 'random'\]"),
+        ({"granularity": "channel"}, "Unknown granularity.*'filter'"),
+        ({"allocation": "erk"}, r"Unknown allocation.*\['global', 'uniform'\]"),
+        ({"criterion": lambda kernel: kernel[:1]}, "kernel's shape"),
+        (
+            {"granularity": lambda scores, sparsity: scores, "sparsity": 0.4},
+            "boolean mask of the kernel's shape.*'kernel' of layer",
+        ),
+        ({"allocation": lambda layers, s: [s]}, "must return 4 sparsities"),
+        (
+            {"allocation": lambda layers, s: [s, s, s, 2.0]},
+            "sparsity of 'prunable_logits'",
+        ),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        kprune.prune(convnet(), **{"sparsity": 0.5, **arguments})
+
+
+def test_nothing_to_prune_shows_the_line_to_write():
+    plain = keras.Sequential([keras.Input((2,)), layers.Dense(2)], name="net")
+    with pytest.raises(
+        ValueError, match=r"'net'[\s\S]*model = kprune.make_prunable\(model\)"
+    ):
+        kprune.prune(plain, 0.5)
+    frozen = convnet()
+    frozen.trainable = False
+    with pytest.raises(ValueError, match="frozen.*trainable"):
+        kprune.prune(frozen, 0.5)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_weights_that_cannot_be_ranked_are_named(bad):
+    model = _dense([[1.0, bad], [2.0, 3.0]], name="broken")
+    with pytest.raises(ValueError, match="'kernel' of layer 'prunable_broken'"):
+        kprune.prune(model, 0.5)
+    assert _mask(model).all()
