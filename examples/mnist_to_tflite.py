@@ -39,7 +39,6 @@ pip install "kprune[examples]"
 ```
 """
 
-# ruff: noqa: E402
 import argparse
 import math
 import os

@@ -31,7 +31,6 @@ pip install "kprune[plots]"
 ```
 """
 
-# ruff: noqa: E402
 import argparse
 import os
 

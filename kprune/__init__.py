@@ -12,8 +12,10 @@ and one verb after training: `strip`.
 from kprune import allocations as allocations
 from kprune import criteria as criteria
 from kprune import granularities as granularities
+from kprune import plots as plots
 from kprune import schedules as schedules
 from kprune import structure as structure
+from kprune import testing as testing
 from kprune.callbacks import PruningScheduler as PruningScheduler
 from kprune.conversion import make_prunable as make_prunable
 from kprune.exporting import ExportResult as ExportResult

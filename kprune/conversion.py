@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import keras
 
-from kprune import layers
+from kprune import layers, weights
 from kprune.structure import functional
 from kprune.structure.graph import check_graph
 from kprune.structure.rebuilding import Rebuilder, clone
@@ -48,7 +48,7 @@ def prunable_weights(model) -> list[tuple]:
         pairs = [
             (kernel, None)
             for layer in functional.sublayers(model)
-            for kernel in layers.kernels(layer).values()
+            for kernel in weights.kernels(layer).values()
         ]
     return list({id(pair[0]): pair for pair in pairs}.values())
 
@@ -105,7 +105,7 @@ def make_prunable(
     def replace(layer):
         nonlocal wrapped
         copy = clone(layer)
-        if not layers.kernels(layer) or (where and not where(layer)):
+        if not weights.kernels(layer) or (where and not where(layer)):
             return copy
         wrapped += 1
         if isinstance(layer, keras.layers.Dense):

@@ -4,7 +4,7 @@ import math
 
 import keras
 
-from kprune import conversion, layers
+from kprune import conversion, layers, weights
 from kprune.structure import functional
 
 
@@ -74,7 +74,7 @@ def macs(model: keras.Model) -> int | None:
 
 def _call_macs(layer, inputs, outputs) -> int | None:
     total = 0
-    for name, kernel in layers.kernels(layer).items():
+    for name, kernel in weights.kernels(layer).items():
         if name.endswith("embeddings"):
             continue  # a look-up multiplies nothing
         # Each element of the output (of the input, where a convolution is

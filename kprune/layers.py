@@ -4,10 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kprune import granularities
-
-# Trainable tensors of rank 2 and more that are no kernels.
-_NEVER_KERNELS = {"alpha", "beta", "bias", "gamma", "recurrent_bias", "scale"}
+from kprune import granularities, weights
 
 _CONVOLUTIONS = (
     keras.layers.Conv1D,
@@ -21,82 +18,6 @@ _CONVOLUTIONS = (
     keras.layers.SeparableConv1D,
     keras.layers.SeparableConv2D,
 )
-
-
-def kernels(layer: keras.layers.Layer) -> dict:
-    """The weights of a layer that can be pruned one by one.
-
-    Kernels of every kind (kernel, recurrent, depthwise, pointwise,
-    embeddings, and the trainable matrices of a custom layer), but not biases,
-    norms' scales or PReLU slopes, and nothing quantized.
-
-    Args:
-        layer: A built Keras layer.
-
-    Returns:
-        Dict from the name of a weight to its `keras.Variable`. The name is the
-        variable's own where that is unique in the layer, else its path in the
-        layer, such as `"query/kernel"`.
-
-    Example:
-
-    >>> layer = keras.layers.LSTM(4)
-    >>> layer.build((None, 3, 2))
-    >>> list(kprune.layers.kernels(layer))
-    ['kernel', 'recurrent_kernel']
-    """
-    return _named(layer, _is_kernel)
-
-
-def biases(layer: keras.layers.Layer) -> dict:
-    """The biases of a layer, which go when their filter goes.
-
-    Args:
-        layer: A built Keras layer.
-
-    Returns:
-        Dict from the name of a weight to its `keras.Variable`, as `kernels`
-        names them.
-
-    Example:
-
-    >>> layer = keras.layers.Dense(4)
-    >>> layer.build((None, 3))
-    >>> list(kprune.layers.biases(layer))
-    ['bias']
-    """
-    return _named(layer, _is_bias)
-
-
-def _is_float(variable) -> bool:
-    dtype = keras.backend.standardize_dtype(variable.dtype)
-    return "float" in dtype and "float8" not in dtype
-
-
-def _is_kernel(variable) -> bool:
-    if len(variable.shape) < 2 or not _is_float(variable):
-        return False
-    if variable.name in _NEVER_KERNELS or variable.name.startswith("lora_"):
-        return False
-    # A frozen layer's kernels still are kernels, known by their names.
-    named = variable.name.endswith(("kernel", "embeddings"))
-    return variable.trainable or named
-
-
-def _is_bias(variable) -> bool:
-    return variable.name == "bias" and _is_float(variable)
-
-
-def _named(layer, wanted) -> dict:
-    chosen = [variable for variable in layer.weights if wanted(variable)]
-    names = [variable.name for variable in chosen]
-    if len(set(names)) < len(names):
-        names = [
-            variable.path.rpartition(f"{layer.name}/")[2] for variable in chosen
-        ]
-    if len(set(names)) < len(names):
-        names = [f"{index}/{name}" for index, name in enumerate(names)]
-    return dict(zip(names, chosen))
 
 
 @keras.saving.register_keras_serializable(package="kprune")
@@ -138,7 +59,7 @@ class PrunableLayer(keras.layers.Wrapper):
     >>> layer = kprune.PrunableLayer(keras.layers.Embedding(10, 4))
     >>> layer(np.zeros((2, 3), "int32")).shape
     TensorShape([2, 3, 4])
-    >>> layer.masks["embeddings"].shape, layer.sparsity
+    >>> tuple(layer.masks["embeddings"].shape), layer.sparsity
     ((10, 4), 0.0)
     """
 
@@ -185,7 +106,7 @@ class PrunableLayer(keras.layers.Wrapper):
                 f"Received: layer '{layer.name}' of type "
                 f"{type(layer).__name__}"
             )
-        if layer.built and not kernels(layer):
+        if layer.built and not weights.kernels(layer):
             raise ValueError(_no_kernels(layer))
 
     @property
@@ -200,7 +121,7 @@ class PrunableLayer(keras.layers.Wrapper):
     @property
     def kernels(self) -> dict:
         """Dict: name of a weight -> the `keras.Variable` that is pruned."""
-        return kernels(self.layer)
+        return weights.kernels(self.layer)
 
     @property
     def masks(self) -> dict:
@@ -217,7 +138,7 @@ class PrunableLayer(keras.layers.Wrapper):
         masks = self.masks
         zeros = size = 0
         for name, kernel in self.kernels.items():
-            value = masked_value(kernel, masks[name])
+            value = weights.masked_value(kernel, masks[name])
             zeros += value.size - np.count_nonzero(value)
             size += value.size
         return float(zeros / size) if size else 0.0
@@ -233,7 +154,7 @@ class PrunableLayer(keras.layers.Wrapper):
     @property
     def maskable(self) -> dict:
         """Dict: name of a weight -> the variable that has a mask."""
-        return {**kernels(self.layer), **biases(self.layer)}
+        return {**weights.kernels(self.layer), **weights.biases(self.layer)}
 
     def __call__(self, *args, **kwargs):
         if not self.layer.built:
@@ -244,7 +165,7 @@ class PrunableLayer(keras.layers.Wrapper):
 
     def build(self, input_shape=None):
         super().build(input_shape)
-        if not kernels(self.layer):
+        if not weights.kernels(self.layer):
             raise ValueError(_no_kernels(self.layer))
         if not self._masks:
             self._masks = {
@@ -284,7 +205,12 @@ class PrunableLayer(keras.layers.Wrapper):
             if after is not value:
                 variable.assign(after)
         for loss in scope.losses:
-            self.add_loss(loss)
+            if scope.original_scope is None:
+                self.add_loss(loss)
+            elif scope.original_scope.collect_losses:
+                # The wrapped layer counts it as its own there; added by this
+                # layer too it would count twice.
+                scope.original_scope.add_loss(loss)
         return outputs
 
     # Keras reads the argument names of these methods when it traces a layer;
@@ -317,23 +243,6 @@ class PrunableLayer(keras.layers.Wrapper):
                 granularity, custom_objects=custom_objects
             )
         return super().from_config(config, custom_objects=custom_objects)
-
-
-def masked_value(variable, mask) -> np.ndarray:
-    """What counts of a weight: its value where the mask keeps, else 0.
-
-    Args:
-        variable: `keras.Variable`.
-        mask: Boolean `keras.Variable` of the same shape, or `None`.
-
-    Returns:
-        Array of the shape and dtype of the variable.
-    """
-    value = ops.convert_to_numpy(variable)
-    if mask is None:
-        return value
-    mask = ops.convert_to_numpy(mask)
-    return value if mask.all() else np.where(mask, value, np.zeros_like(value))
 
 
 def _as_symbol(x):
@@ -428,7 +337,7 @@ class PrunableConv2D(_Shorthand):
     >>> layer = kprune.PrunableConv2D(32, 3, activation="relu")
     >>> layer(np.zeros((1, 8, 8, 3))).shape
     TensorShape([1, 6, 6, 32])
-    >>> layer.masks["kernel"].shape
+    >>> tuple(layer.masks["kernel"].shape)
     (3, 3, 3, 32)
     """
 

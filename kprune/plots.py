@@ -3,8 +3,9 @@
 import keras
 import numpy as np
 
-from kprune.layers import PrunableLayer, masked_value
+from kprune.layers import PrunableLayer
 from kprune.reporting import PruningReport
+from kprune.weights import masked_value
 
 
 def mask(layer: PrunableLayer, name: str = "kernel", *, figure=None):

@@ -7,9 +7,9 @@ import numpy as np
 from keras import ops
 
 from kprune import allocations, conversion, criteria, granularities, schedules
-from kprune.layers import masked_value
 from kprune.structure import functional, units
 from kprune.structure.graph import channel_graph
+from kprune.weights import masked_value
 
 
 def prune(
@@ -200,7 +200,9 @@ class Pruner:
                 f"kernel's shape {value.shape} for '{name}' of layer "
                 f"'{layer.name}'. Received: scores of shape {scores.shape}"
             )
-        if not np.isfinite(scores.max(initial=0)):
+        if scores.dtype.kind in "biu":
+            scores = scores.astype(np.float64)
+        if not (np.isfinite(scores.max()) and np.isfinite(scores.min())):
             raise ValueError(
                 f"The weights '{name}' of layer '{layer.name}' have a score "
                 "that is nan or infinite, so they cannot be ranked. Has the "

@@ -9,7 +9,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from kprune import costs, granularities, layers
+from kprune import costs, granularities, weights
 from kprune.structure import functional
 from kprune.structure.rebuilding import unwrapped
 from kprune.structure.removal import Removal
@@ -60,6 +60,14 @@ class PruningReport:
         layers: Tuple of `LayerReport`, those of nested models included.
         parameters: Integer. All weights of the model, masks not included.
         macs: Integer. Multiply-accumulates for one sample; `None` if unknown.
+
+    Example:
+
+    ```python
+    report = kprune.report(model)
+    print(report)
+    print(report.sparsity, report.filters_removed)
+    ```
     """
 
     model: str
@@ -201,8 +209,8 @@ def _layer_report(layer, removal, macs, reason) -> LayerReport:
     plain = unwrapped(layer)
     masks = layer.masks if plain is not layer else {}
     values = [
-        layers.masked_value(kernel, masks.get(name))
-        for name, kernel in layers.kernels(plain).items()
+        weights.masked_value(kernel, masks.get(name))
+        for name, kernel in weights.kernels(plain).items()
     ]
     return LayerReport(
         name=plain.name,
@@ -221,7 +229,7 @@ def _layer_report(layer, removal, macs, reason) -> LayerReport:
 def _reason(layer, removal) -> str:
     """Why a layer of a prunable model, or filters of it, were left alone."""
     plain = unwrapped(layer)
-    if not layers.kernels(plain):
+    if not weights.kernels(plain):
         return "no kernels" if plain.weights else "no weights"
     if plain is layer:
         return "not wrapped"

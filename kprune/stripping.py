@@ -3,10 +3,10 @@
 import keras
 
 from kprune import conversion
-from kprune.layers import masked_value
 from kprune.structure.graph import check_graph
 from kprune.structure.rebuilding import Rebuilder, clone, unwrapped
 from kprune.structure.removal import remove_unused
+from kprune.weights import masked_value
 
 
 def strip(model: keras.Model, *, compact: bool = True) -> keras.Model:

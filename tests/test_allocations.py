@@ -80,7 +80,7 @@ def test_global_prunes_the_exact_total(sparsity, ties):
     assert all(np.array(counts) < (600, 300, 100))
     if not ties:
         kept = [
-            kprune.granularities.keep_highest(np.abs(kernel), int(count))
+            kprune.ranking.keep_highest(np.abs(kernel), int(count))
             for kernel, count in zip(kernels, counts)
         ]
         # One threshold: no weight that went is larger than one that stayed,

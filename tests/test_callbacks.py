@@ -273,7 +273,7 @@ def test_sparsity_is_in_the_progress_bar(capsys):
 
 def test_real_digits(digits):
     x, y = digits
-    model = compiled(convnet())
+    model = compiled(convnet(), learning_rate=3e-3)
     history = model.fit(
         x[:400],
         y[:400],

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-from models import convnet, numpy, outputs
+from models import compiled, convnet, numpy, outputs
 
 import kprune
 from kprune.exporting import checking, litert, saved_model
@@ -168,6 +168,15 @@ def test_a_plain_model_and_the_path_of_one(tmp_path):
     kprune.export(plain, tmp_path / "plain.keras")
     result = kprune.export(tmp_path / "plain.keras", tmp_path / "plain.tflite")
     assert result.bytes == (tmp_path / "plain.tflite").stat().st_size
+
+
+def test_the_state_of_the_optimizer_is_left_behind(tmp_path):
+    plain = kprune.strip(_pruned())
+    alone = kprune.export(plain, tmp_path / "plain.keras")
+    compiled(plain).fit(_x(), np.zeros(3), verbose=0)
+    result = kprune.export(plain, tmp_path / "trained.keras")
+    assert result.bytes < 1.05 * alone.bytes
+    assert plain.compiled
 
 
 def test_format_wins_over_the_suffix(tmp_path):

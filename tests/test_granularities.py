@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import kprune
-from kprune import granularities
+from kprune import granularities, ranking
 from kprune.granularities import NM, Block, Filter, Unstructured
 
 
@@ -46,18 +46,18 @@ def by_stable_sort(scores, removed):
     ],
 )
 def test_removed_count(size, sparsity, expected):
-    assert granularities.removed_count(size, sparsity) == expected
+    assert ranking.removed_count(size, sparsity) == expected
 
 
 def test_removed_count_is_exact_for_all_percents():
     for percent in range(100):
-        assert granularities.removed_count(100, percent / 100) == percent
+        assert ranking.removed_count(100, percent / 100) == percent
 
 
 def test_at_least_one_item_stays():
     nearly_one = math.nextafter(1.0, 0.0)
     for size in (1, 2, 10, 1_000_000):
-        assert granularities.removed_count(size, nearly_one) == size - 1
+        assert ranking.removed_count(size, nearly_one) == size - 1
 
 
 def test_unstructured():
@@ -158,9 +158,9 @@ BIG_ARRAYS = dict(big_arrays())
 def test_big_arrays_get_the_mask_of_a_full_sort(name):
     scores = BIG_ARRAYS[name]
     before = scores.copy()
-    assert scores.size > granularities._SMALL
+    assert scores.size > ranking._SMALL
     for sparsity in (1e-6, 2e-5, 0.01, 0.29, 0.5, 0.9, 0.999, 0.9999999):
-        removed = granularities.removed_count(scores.size, sparsity)
+        removed = ranking.removed_count(scores.size, sparsity)
         np.testing.assert_array_equal(
             Unstructured()(scores, sparsity), by_stable_sort(scores, removed)
         )
@@ -172,7 +172,7 @@ def test_many_chunks_get_the_mask_of_a_full_sort():
     scores = np.round(generator.normal(size=3 * (1 << 17) + 5), 4)
     for removed in (1, 1000, scores.size // 2, scores.size - 1):
         np.testing.assert_array_equal(
-            granularities.keep_highest(scores, removed),
+            ranking.keep_highest(scores, removed),
             by_stable_sort(scores, removed),
         )
 
@@ -185,7 +185,7 @@ def test_a_sample_that_misses_does_not_matter(monkeypatch):
     # The bracket is then a single value, far from the one that is looked for.
     monkeypatch.setattr(np.random, "default_rng", lambda seed: Unlucky())
     scores = np.arange(BIG, dtype=np.float32)[::-1]
-    mask = granularities.keep_highest(scores, 1000)
+    mask = ranking.keep_highest(scores, 1000)
     np.testing.assert_array_equal(mask, scores >= 1000)
 
 
@@ -544,8 +544,8 @@ def test_a_saved_layer_brings_its_granularity_back(granularity, tmp_path):
 
 def test_prune_follows_a_granularity_of_the_users():
     def columns(scores, sparsity):
-        removed = granularities.removed_count(scores.shape[1], sparsity)
-        kept = granularities.keep_highest(scores.sum(axis=0), removed)
+        removed = ranking.removed_count(scores.shape[1], sparsity)
+        kept = ranking.keep_highest(scores.sum(axis=0), removed)
         return np.broadcast_to(kept, scores.shape)
 
     model = keras.Sequential([keras.Input((4,)), kprune.PrunableDense(4)])

@@ -1,4 +1,4 @@
-"""Runs what the README shows."""
+"""Runs what README and CONTRIBUTING show."""
 
 import pathlib
 import re
@@ -6,9 +6,19 @@ import re
 import keras
 import numpy as np
 import pytest
+from models import convnet
+
+import kprune
+from kprune.structure import rules
 
 README = pathlib.Path(__file__).parent.parent / "README.md"
-BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+
+
+def _blocks(path):
+    return re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL)
+
+
+BLOCKS = _blocks(README)
 
 
 @pytest.fixture
@@ -43,3 +53,27 @@ def test_the_two_commands_are_there():
     text = README.read_text()
     assert 'pip install -e ".[examples]" && python examples/' in text
     assert 'pip install -e ".[test]" && pytest' in text
+
+
+def test_every_block_of_contributing_runs(monkeypatch):
+    monkeypatch.setattr(rules, "_RULES", dict(rules._RULES))
+    path = README.with_name("CONTRIBUTING.md")
+    names = {"keras": keras, "kprune": kprune, "np": np, "model": convnet()}
+    before = set(rules._RULES)
+    for block in _blocks(path):
+        exec(compile(block, str(path), "exec"), names)
+    assert kprune.sparsity(names["model"]) > 0.4
+    (added,) = set(rules._RULES) - before
+    assert added is names["Scale"]
+    prunable = kprune.make_prunable(
+        keras.Sequential(
+            [
+                keras.Input((3,)),
+                keras.layers.Dense(4),
+                names["Scale"](),
+                keras.layers.Dense(2),
+            ]
+        )
+    )
+    kprune.prune(prunable, 0.5, granularity="filter")
+    assert kprune.strip(prunable).layers[1].scale.shape == (2,)

@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 
 import kprune
-from kprune import allocations, criteria, granularities, schedules, testing
+from kprune import (
+    allocations,
+    criteria,
+    granularities,
+    ranking,
+    schedules,
+    testing,
+)
 
 
 def fails(check, broken, *messages):
@@ -149,7 +156,7 @@ def test_granularities_that_keep_the_contract(granularity):
 
 def pattern(scores, sparsity):
     """A fixed pattern, whatever the scores: not wise, but allowed."""
-    removed = granularities.removed_count(scores.size, sparsity)
+    removed = ranking.removed_count(scores.size, sparsity)
     return (np.arange(scores.size) >= removed).reshape(scores.shape)
 
 

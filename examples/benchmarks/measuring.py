@@ -1,5 +1,6 @@
 """What the benchmarks share: paired timing and one table at the end."""
 
+import gc
 import importlib.metadata
 import os
 import platform
@@ -17,8 +18,9 @@ def paired_times(
 ) -> dict[str, np.ndarray]:
     """Times variants side by side, so that they share what slows a machine.
 
-    Every round runs each variant once; the order is reversed in every second
-    round. One round before the first is not counted. What is counted is the
+    Every round runs each variant once, in an order drawn anew, so that none
+    always comes after the same other. One round before the first is not
+    counted, nor is the collection of garbage. What is counted is the
     CPU time of the process, all threads together: other processes on the
     machine disturb it less than the time on the wall.
 
@@ -32,9 +34,10 @@ def paired_times(
     times = {name: np.zeros(rounds) for name in variants}
     for run in variants.values():
         run()
+    generator = np.random.default_rng(0)
     for index in range(rounds):
-        names = list(variants)
-        for name in names if index % 2 == 0 else reversed(names):
+        for name in generator.permutation(list(variants)).tolist():
+            gc.collect()
             start = time.process_time()
             variants[name]()
             times[name][index] = time.process_time() - start

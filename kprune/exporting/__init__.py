@@ -37,6 +37,13 @@ class ExportResult:
         largest_difference: Float. The largest absolute difference between
             the outputs of the stripped model and of the file loaded again, on
             random input.
+
+    Example:
+
+    ```python
+    result = kprune.export(model, "savedmodels/mnist.tflite")
+    print(f"{result.bytes:,} bytes, {result.gzip_bytes:,} as a download")
+    ```
     """
 
     path: str
@@ -101,6 +108,9 @@ def export(
     _check_target(path, format)
     if conversion.prunable_layers(model):
         model = strip(model)
+    elif model.compiled:
+        # A copy without the optimizer, whose state a `.keras` file would hold.
+        model = strip(model, compact=False)
     writer = _WRITERS[format]
     with _temporary_folder(path) as folder:
         # Keras goes by the suffix of what it writes.

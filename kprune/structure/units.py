@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from kprune.granularities import Filter, keep_highest
+from kprune.granularities import Filter
+from kprune.ranking import keep_highest
 from kprune.structure.graph import ChannelGraph
 from kprune.structure.slots import Units
 

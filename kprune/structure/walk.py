@@ -5,7 +5,7 @@ import dataclasses
 import keras
 import numpy as np
 
-from kprune import layers
+from kprune import layers, weights
 from kprune.structure import functional, rules
 from kprune.structure.slots import Channels, SlotTable, unknown
 
@@ -120,7 +120,7 @@ class Walk:
 
     def value(self, variable) -> np.ndarray:
         """The weights that count: masked ones are 0."""
-        return layers.masked_value(variable, self.masks.get(id(variable)))
+        return weights.masked_value(variable, self.masks.get(id(variable)))
 
     def produce(self, layer, variable, axis: int) -> np.ndarray:
         """The slots that a variable's axis makes, the same at every call."""

@@ -1,0 +1,101 @@
+"""Which weights of a layer can be pruned, and what counts of them."""
+
+import keras
+import numpy as np
+from keras import ops
+
+# Trainable tensors of rank 2 and more that are no kernels.
+_NEVER_KERNELS = {"alpha", "beta", "bias", "gamma", "recurrent_bias", "scale"}
+
+
+def kernels(layer: keras.layers.Layer) -> dict:
+    """The weights of a layer that can be pruned one by one.
+
+    Kernels of every kind (kernel, recurrent, depthwise, pointwise,
+    embeddings, and the trainable matrices of a custom layer), but not biases,
+    norms' scales or PReLU slopes, and nothing quantized.
+
+    Args:
+        layer: A built Keras layer.
+
+    Returns:
+        Dict from the name of a weight to its `keras.Variable`. The name is the
+        variable's own where that is unique in the layer, else its path in the
+        layer, such as `"query/kernel"`.
+
+    Example:
+
+    >>> layer = keras.layers.LSTM(4)
+    >>> layer.build((None, 3, 2))
+    >>> list(kprune.weights.kernels(layer))
+    ['kernel', 'recurrent_kernel']
+    """
+    return _named(layer, _is_kernel)
+
+
+def biases(layer: keras.layers.Layer) -> dict:
+    """The biases of a layer, which go when their filter goes.
+
+    Args:
+        layer: A built Keras layer.
+
+    Returns:
+        Dict from the name of a weight to its `keras.Variable`, as `kernels`
+        names them.
+
+    Example:
+
+    >>> layer = keras.layers.Dense(4)
+    >>> layer.build((None, 3))
+    >>> list(kprune.weights.biases(layer))
+    ['bias']
+    """
+    return _named(layer, _is_bias)
+
+
+def _is_float(variable) -> bool:
+    dtype = keras.backend.standardize_dtype(variable.dtype)
+    return "float" in dtype and "float8" not in dtype
+
+
+def _is_kernel(variable) -> bool:
+    if len(variable.shape) < 2 or not _is_float(variable):
+        return False
+    if variable.name in _NEVER_KERNELS or variable.name.startswith("lora_"):
+        return False
+    # A frozen layer's kernels still are kernels, known by their names.
+    named = variable.name.endswith(("kernel", "embeddings"))
+    return variable.trainable or named
+
+
+def _is_bias(variable) -> bool:
+    return variable.name == "bias" and _is_float(variable)
+
+
+def _named(layer, wanted) -> dict:
+    chosen = [variable for variable in layer.weights if wanted(variable)]
+    names = [variable.name for variable in chosen]
+    if len(set(names)) < len(names):
+        names = [
+            variable.path.rpartition(f"{layer.name}/")[2] for variable in chosen
+        ]
+    if len(set(names)) < len(names):
+        names = [f"{index}/{name}" for index, name in enumerate(names)]
+    return dict(zip(names, chosen))
+
+
+def masked_value(variable, mask) -> np.ndarray:
+    """What counts of a weight: its value where the mask keeps, else 0.
+
+    Args:
+        variable: `keras.Variable`.
+        mask: Boolean `keras.Variable` of the same shape, or `None`.
+
+    Returns:
+        Array of the shape and dtype of the variable.
+    """
+    value = ops.convert_to_numpy(variable)
+    if mask is None:
+        return value
+    mask = ops.convert_to_numpy(mask)
+    return value if mask.all() else np.where(mask, value, np.zeros_like(value))
