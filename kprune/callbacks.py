@@ -98,13 +98,18 @@ class PruningScheduler(keras.callbacks.Callback):
             self._apply_masks()
         self._epoch = epoch
         self._steps_done = 0
+        self._was_frozen = self._frozen
 
     def on_epoch_end(self, epoch, logs=None):
         if self._steps_done:
             self._steps = self._steps_done
         # The last epoch trains under the final masks.
         is_last_chance = epoch == self._epochs() - 2
-        self._update((epoch + 1) / self._epochs(), is_last_chance)
+        # Masks that were frozen at a step of this epoch are computed again:
+        # on JAX Keras loses what a callback assigns after the last batch of
+        # a dataset of unknown length. That changes nothing where it did not.
+        if not self._was_frozen:
+            self._update((epoch + 1) / self._epochs(), is_last_chance)
         if self._frozen:
             self._apply_masks()
         if logs is not None:
@@ -131,14 +136,13 @@ class PruningScheduler(keras.callbacks.Callback):
             return  # A dataset of unknown length: known after one epoch.
         start = self._epoch * self._steps
         crossed = (start + self._steps_done) // self.update_freq
-        if crossed > (start + before) // self.update_freq:
+        is_due = crossed > (start + before) // self.update_freq
+        if is_due and not self._frozen:
             total = self._epochs() * self._steps
             self._update((start + self._steps_done) / total)
 
     def _update(self, progress: float, is_last_chance: bool = False) -> None:
         self._progress = progress
-        if self._frozen:
-            return
         ends = self._reached_end(progress) or is_last_chance
         if ends:
             progress = max(progress, schedules.end(self.schedule))

@@ -6,6 +6,10 @@ from keras import layers, ops
 
 import kprune
 
+# Equality in float64. On torch Keras's matmul computes in float32 whatever
+# the dtype is, so rounding is all that can be asked for there.
+EXACT = 2e-6 if keras.backend.backend() == "torch" else 1e-9
+
 
 def numpy(x):
     """A tensor or variable as an array, on every backend."""
@@ -69,7 +73,7 @@ def outputs(model, x):
     return [numpy(output) for output in flat]
 
 
-def assert_equal_outputs(first, second, x, tolerance=1e-9):
+def assert_equal_outputs(first, second, x, tolerance=EXACT):
     """Both models give the same outputs, and the outputs are alive.
 
     The difference is measured against the largest output. Alive: on two
@@ -78,6 +82,6 @@ def assert_equal_outputs(first, second, x, tolerance=1e-9):
     for one, other in zip(outputs(first, x), outputs(second, x), strict=True):
         scale = np.abs(one).max()
         assert np.isfinite(one).all() and scale > 0
-        assert np.ptp(one, axis=0).max() > 1e3 * tolerance * scale
+        assert np.ptp(one, axis=0).max() > 100 * tolerance * scale
         assert one.shape == other.shape
         assert np.abs(one - other).max() <= tolerance * scale

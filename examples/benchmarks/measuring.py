@@ -47,9 +47,7 @@ def paired_times(
 def ratio(times: np.ndarray, reference: np.ndarray) -> tuple[float, str]:
     """The median ratio of paired times, and the same with its quartiles."""
     low, median, high = np.percentile(times / reference, [25, 50, 75])
-    digits = 3 if median >= 0.1 else 4
-    spread = f"{low:.{digits}f}-{high:.{digits}f}"
-    return float(median), f"{median:.{digits}f} ({spread})"
+    return float(median), f"{median:.3f} ({low:.3f}-{high:.3f})"
 
 
 def verdict(is_met: bool) -> str:

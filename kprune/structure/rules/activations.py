@@ -69,7 +69,8 @@ def _constants(channels, function):
     if known.any():
         # As rank 2, since some layers refuse a vector.
         values = constants[known].astype(keras.config.floatx())[None]
-        after = function(ops.convert_to_tensor(values))
+        tensor = ops.convert_to_tensor(values, keras.config.floatx())
+        after = function(tensor)
         constants[known] = ops.convert_to_numpy(after)[0]
     return constants
 
