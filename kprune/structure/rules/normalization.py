@@ -1,7 +1,8 @@
 """Rules of normalization layers."""
 
+import keras
 import numpy as np
-from keras import layers
+from keras import layers, ops
 
 from kprune.structure.rules import register_rule
 from kprune.structure.slots import Channels
@@ -23,13 +24,16 @@ def batch_normalization(walk, call):
         walk.bind(layer, walk.variable(layer, name), 0, channels.slots)
     if not walk.weigh:
         return [{axis: channels}]
-    gamma, beta, mean, variance = (
-        None if variable is None else walk.value(variable).astype("float64")
-        for variable in (walk.variable(layer, name) for name in _STATE)
-    )
-    constants = (channels.constants - mean) / np.sqrt(variance + layer.epsilon)
+    shape = [1] * len(x.shape)
+    shape[axis] = len(channels)
+    # The layer itself, since backends differ in how they round epsilon.
+    known = channels.constants.astype(keras.config.floatx()).reshape(shape)
+    after = layer(ops.convert_to_tensor(known), training=False)
+    constants = ops.convert_to_numpy(after).astype(np.float64).reshape(-1)
+    gamma = walk.variable(layer, "gamma")
     if gamma is not None:
-        constants = np.where(gamma == 0, 0.0, constants * gamma)
-    if beta is not None:
-        constants = constants + beta
+        # What is multiplied by 0 does not matter.
+        beta = walk.variable(layer, "beta")
+        shift = 0.0 if beta is None else walk.value(beta)
+        constants = np.where(walk.value(gamma) == 0, shift, constants)
     return [{axis: Channels(channels.slots, constants)}]
