@@ -1,4 +1,4 @@
-"""From a plain model to a prunable one, and finding the prunable layers."""
+"""From a plain model to a prunable one."""
 
 from collections.abc import Callable
 
@@ -8,49 +8,6 @@ from kprune import layers, weights
 from kprune.structure import functional
 from kprune.structure.graph import check_graph
 from kprune.structure.rebuilding import Rebuilder, clone
-
-
-def prunable_layers(model) -> list[layers.PrunableLayer]:
-    """All prunable layers of a model, in nested models and layers too.
-
-    Args:
-        model: `keras.Model` or layer.
-
-    Returns:
-        List of `PrunableLayer`, each once.
-    """
-    return [
-        layer
-        for layer in functional.sublayers(model)
-        if isinstance(layer, layers.PrunableLayer)
-    ]
-
-
-def prunable_weights(model) -> list[tuple]:
-    """The weights of a model that are pruned one by one, with their masks.
-
-    Args:
-        model: `keras.Model`.
-
-    Returns:
-        List of `(variable, mask)`, each variable once: the kernels of the
-        prunable layers, or, where there are none, the kernels of all layers
-        with `None` as mask.
-    """
-    prunable = prunable_layers(model)
-    if prunable:
-        pairs = [
-            (kernel, layer.masks[name])
-            for layer in prunable
-            for name, kernel in layer.kernels.items()
-        ]
-    else:
-        pairs = [
-            (kernel, None)
-            for layer in functional.sublayers(model)
-            for kernel in weights.kernels(layer).values()
-        ]
-    return list({id(pair[0]): pair for pair in pairs}.values())
 
 
 def make_prunable(
@@ -89,7 +46,7 @@ def make_prunable(
     ['prunable_hidden', 'logits']
     """
     check_graph(model, "make prunable")
-    if prunable_layers(model):
+    if functional.prunable_layers(model):
         raise ValueError(
             f"Model '{model.name}' has prunable layers already: use it as it "
             "is, or `kprune.strip(model)` it first."

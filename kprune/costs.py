@@ -4,7 +4,7 @@ import math
 
 import keras
 
-from kprune import conversion, layers, weights
+from kprune import layers, weights
 from kprune.structure import functional
 
 
@@ -19,7 +19,7 @@ def parameters(model: keras.Model) -> int:
     """
     masks = {
         id(mask)
-        for layer in conversion.prunable_layers(model)
+        for layer in functional.prunable_layers(model)
         for mask in layer.masks.values()
     }
     sizes = [math.prod(w.shape) for w in model.weights if id(w) not in masks]

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kprune import allocations, conversion, criteria, granularities, schedules
+from kprune import allocations, criteria, granularities, schedules
 from kprune.structure import functional, units
 from kprune.structure.graph import channel_graph
 from kprune.weights import masked_value
@@ -224,7 +224,7 @@ def trainable_layers(model: keras.Model) -> list:
     Raises:
         ValueError: If there is none, with the line to write.
     """
-    layers = conversion.prunable_layers(model)
+    layers = functional.prunable_layers(model)
     if not layers:
         raise ValueError(
             f"Model '{model.name}' has no prunable layers, so no mask can "
@@ -266,7 +266,7 @@ def sparsity(model: keras.Model) -> float:
     0.0
     """
     zeros = size = 0
-    for kernel, mask in conversion.prunable_weights(model):
+    for kernel, mask in functional.prunable_weights(model):
         value = masked_value(kernel, mask)
         zeros += value.size - np.count_nonzero(value)
         size += value.size

@@ -2,7 +2,7 @@
 
 import keras
 
-from kprune import conversion
+from kprune.structure import functional
 from kprune.structure.graph import check_graph
 from kprune.structure.rebuilding import Rebuilder, clone, unwrapped
 from kprune.structure.removal import remove_unused
@@ -43,7 +43,7 @@ def strip(model: keras.Model, *, compact: bool = True) -> keras.Model:
     if compact:
         return remove_unused(model)
     masks = {}
-    for layer in conversion.prunable_layers(model):
+    for layer in functional.prunable_layers(model):
         for name, variable in layer.maskable.items():
             masks[id(variable)] = layer.masks[name]
     rebuilder = Rebuilder(lambda layer: clone(unwrapped(layer)))

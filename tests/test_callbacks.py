@@ -7,7 +7,7 @@ from keras import layers
 from models import compiled, convnet, numpy
 
 import kprune
-from kprune.conversion import prunable_layers
+from kprune.structure.functional import prunable_layers
 
 
 def _net():

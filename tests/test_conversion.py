@@ -7,7 +7,7 @@ from keras import layers
 from models import compiled, numpy, outputs
 
 import kprune
-from kprune.conversion import prunable_layers
+from kprune.structure.functional import prunable_layers
 
 
 def _x(shape=(4, 8, 8, 3)):

@@ -5,14 +5,17 @@
 The file holds the arrays x_train, y_train, x_test and y_test, as the one that
 `keras.datasets.mnist` downloads does.
 
-Each network is trained densely for 10 epochs. From those weights it trains
-for 10 more, once per sparsity with `PruningScheduler` in its default form (the
-sparsity grows over the first five epochs, then the masks are frozen), and
-once without it. Both halves use the one recipe that was chosen beforehand:
-Adam, batches of 128, the learning rate falling from 1e-3 to 0 along a cosine,
-no augmentation, no regularization. The runs of a seed see the same batches in
-the same order. Every accuracy is that of the last epoch on the 10,000 test
-images; no epoch is picked.
+Each network is trained densely for 10 epochs: Adam, batches of 128, the
+learning rate falling from 1e-3 to 0 along a cosine. From those weights it
+trains for 10 more, once per sparsity under a `PruningScheduler` that updates
+the masks every 100 steps, and once without it. In this second half the
+learning rate is 2e-3 while the masks grow (the first five epochs) and falls to
+0 along a cosine once they are frozen: a network that is being pruned has to
+move. That recipe was chosen on 10,000 held-out training images, with
+LeNet-5-like at 95 % and one seed, and is the same for all. No augmentation, no
+regularization. The runs of a seed see the same batches in the same order.
+Every accuracy is that of the last epoch on the 10,000 test images; no epoch
+is picked.
 
 The bars are differences from the dense network after its 10 epochs. As the
 pruned networks trained for twice as long, the table shows the dense network
@@ -126,9 +129,25 @@ def _images(array) -> np.ndarray:
     return np.expand_dims(array.astype("float32") / 255, axis=-1)
 
 
-def compile_model(model, data, epochs) -> None:
+class HoldThenCosine(keras.optimizers.schedules.LearningRateSchedule):
+    """One learning rate for a while, then down to 0 along a cosine."""
+
+    def __init__(self, learning_rate, hold_steps, decay_steps):
+        self._hold_steps = hold_steps
+        self._decay = keras.optimizers.schedules.CosineDecay(
+            learning_rate, decay_steps
+        )
+
+    def __call__(self, step):
+        return self._decay(keras.ops.maximum(step - self._hold_steps, 0))
+
+
+def compile_model(model, data, epochs, second_half) -> None:
     steps = -(-len(data.x_train) // 128) * epochs
-    learning_rate = keras.optimizers.schedules.CosineDecay(1e-3, steps)
+    if second_half:
+        learning_rate = HoldThenCosine(2e-3, steps // 2, steps - steps // 2)
+    else:
+        learning_rate = keras.optimizers.schedules.CosineDecay(1e-3, steps)
     model.compile(
         keras.optimizers.Adam(learning_rate),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -138,10 +157,10 @@ def compile_model(model, data, epochs) -> None:
     )
 
 
-def train(model, data, epochs, seed, callbacks=()) -> float:
+def train(model, data, epochs, seed, second_half=False, callbacks=()) -> float:
     """Trains a model and returns its test accuracy in percent."""
     keras.utils.set_random_seed(seed)
-    compile_model(model, data, epochs)
+    compile_model(model, data, epochs, second_half)
     model.fit(
         data.x_train,
         data.y_train,
@@ -173,13 +192,15 @@ def run_seed(build, cases, data, epochs, seed) -> dict:
     for case in cases:
         pruning = {"granularity": "unstructured", "allocation": case.allocation}
         model = kprune.make_prunable(dense)
-        compile_model(model, data, epochs)
+        compile_model(model, data, epochs, second_half=True)
         kprune.prune(model, case.sparsity, **pruning)
         untrained = evaluate(model, data)
 
         model = kprune.make_prunable(dense)
-        scheduler = kprune.PruningScheduler(case.sparsity, **pruning)
-        pruned = train(model, data, epochs, seed + 1000, [scheduler])
+        scheduler = kprune.PruningScheduler(
+            case.sparsity, update_freq=100, **pruning
+        )
+        pruned = train(model, data, epochs, seed + 1000, True, [scheduler])
         reached = kprune.sparsity(model)
         if abs(reached - case.sparsity) > 0.001:
             raise RuntimeError(
@@ -187,7 +208,7 @@ def run_seed(build, cases, data, epochs, seed) -> dict:
             )
         accuracies[case] = (pruned, untrained)
     # Last, since this one changes the dense model.
-    accuracies["dense, longer"] = train(dense, data, epochs, seed + 1000)
+    accuracies["dense, longer"] = train(dense, data, epochs, seed + 1000, True)
     return accuracies
 
 

@@ -10,10 +10,10 @@ import tempfile
 
 import keras
 
-from kprune import conversion
 from kprune.exporting import checking, keras_file, litert, saved_model
 from kprune.loading import load_model
 from kprune.stripping import strip
+from kprune.structure import functional
 from kprune.structure.graph import check_graph
 
 _WRITERS = {
@@ -106,7 +106,7 @@ def export(
     path = pathlib.Path(path)
     format = _format(path, format)
     _check_target(path, format)
-    if conversion.prunable_layers(model):
+    if functional.prunable_layers(model):
         model = strip(model)
     elif model.compiled:
         # A copy without the optimizer, whose state a `.keras` file would hold.

@@ -1,4 +1,4 @@
-"""What kprune reads of a Keras model's graph, private attributes included.
+"""What kprune reads of a Keras model, private attributes included.
 
 Keras has no public way to walk a Functional model. Every private attribute is
 read here and nowhere else; `tests/structure/test_functional.py` pins them.
@@ -7,6 +7,9 @@ read here and nowhere else; `tests/structure/test_functional.py` pins them.
 import dataclasses
 
 import keras
+
+from kprune import weights
+from kprune.layers import PrunableLayer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,3 +105,44 @@ def input_layer(tensor):
 def sublayers(layer) -> list:
     """All layers below a layer or model, at any depth, each once."""
     return layer._flatten_layers(include_self=False, recursive=True)
+
+
+def prunable_layers(model) -> list[PrunableLayer]:
+    """All prunable layers of a model, in nested models and layers too.
+
+    Args:
+        model: `keras.Model` or layer.
+
+    Returns:
+        List of `PrunableLayer`, each once.
+    """
+    return [
+        layer for layer in sublayers(model) if isinstance(layer, PrunableLayer)
+    ]
+
+
+def prunable_weights(model) -> list[tuple]:
+    """The weights of a model that are pruned one by one, with their masks.
+
+    Args:
+        model: `keras.Model`.
+
+    Returns:
+        List of `(variable, mask)`, each variable once: the kernels of the
+        prunable layers, or, where there are none, the kernels of all layers
+        with `None` as mask.
+    """
+    prunable = prunable_layers(model)
+    if prunable:
+        pairs = [
+            (kernel, layer.masks[name])
+            for layer in prunable
+            for name, kernel in layer.kernels.items()
+        ]
+    else:
+        pairs = [
+            (kernel, None)
+            for layer in sublayers(model)
+            for kernel in weights.kernels(layer).values()
+        ]
+    return list({id(pair[0]): pair for pair in pairs}.values())

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from kprune import conversion
+from kprune.structure import functional
 from kprune.structure.graph import check_graph
 from kprune.structure.rebuilding import Rebuilder, clone, unwrapped
 from kprune.structure.walk import Reading, Walk
@@ -44,7 +44,7 @@ def compact(model: keras.Model) -> keras.Model:
     1
     """
     check_graph(model, "compact")
-    if conversion.prunable_layers(model):
+    if functional.prunable_layers(model):
         raise ValueError(
             f"Model '{model.name}' has prunable layers. Use "
             "`kprune.strip(model)`: it folds their masks in and removes what "
