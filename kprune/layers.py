@@ -191,7 +191,7 @@ class PrunableLayer(keras.layers.Wrapper):
             value = ops.convert_to_tensor(variable)
             if id(variable) in masks:
                 mask = ops.convert_to_tensor(masks[id(variable)])
-                value = ops.where(mask, value, 0)
+                value = value * ops.cast(mask, value.dtype)
             before.append(value)
         # The scope gives the wrapped layer these values for its variables,
         # whatever kind of layer it is, and catches what it assigns.

@@ -4,12 +4,11 @@ import functools
 
 import keras
 import numpy as np
-from keras import ops
 
 from kprune import allocations, criteria, granularities, schedules
 from kprune.structure import functional, units
 from kprune.structure.graph import channel_graph
-from kprune.weights import masked_value
+from kprune.weights import masked_value, to_numpy
 
 
 def prune(
@@ -178,21 +177,26 @@ class Pruner:
             mask = _slice_mask(variable, slices)
             if name in kernels and share is not None:
                 scores, dead = self._scores(layer, name)
-                staying = mask if dead is None else mask & ~dead
-                scores = _lowered(scores, staying)
+                staying = _both(mask, None if dead is None else ~dead)
+                if staying is not None:
+                    scores = _lowered(scores, staying)
                 mask = np.asarray(granularity(scores, share))
                 _check_mask(mask, granularity, layer, name)
-                mask = mask & staying
+                mask = _both(mask, staying)
+            if mask is None:
+                mask = np.ones(tuple(variable.shape), bool)
             layer.masks[name].assign(mask)
         if share is not None and isinstance(granularity, granularities.Filter):
             _mask_biases(layer)
 
     def _scores(self, layer, name):
         """A kernel's scores, and which of its weights are gone for good."""
-        value = ops.convert_to_numpy(layer.kernels[name])
-        mask = ops.convert_to_numpy(layer.masks[name])
+        value = to_numpy(layer.kernels[name])
         # A masked weight with a stored value of 0 was zeroed by a freeze.
-        dead = None if mask.all() else ~mask & (value == 0)
+        dead = None
+        if not value.all():
+            dead = ~to_numpy(layer.masks[name])
+            dead &= value == 0
         scores = np.asarray(self._criterion(value))
         if scores.shape != value.shape:
             raise ValueError(
@@ -273,15 +277,23 @@ def sparsity(model: keras.Model) -> float:
     return float(zeros / size) if size else 0.0
 
 
-def _slice_mask(variable, slices) -> np.ndarray:
-    """The mask of a variable of which whole slices go."""
-    rank = len(variable.shape)
-    mask = np.ones(tuple(variable.shape), bool)
-    for axis in range(rank):
+def _slice_mask(variable, slices) -> np.ndarray | None:
+    """The mask of a variable of which whole slices go, `None` if none do."""
+    shape = tuple(variable.shape)
+    mask = None
+    for axis in range(len(shape)):
         keep = slices.get((id(variable), axis))
         if keep is not None and not keep.all():
-            mask &= keep.reshape([-1 if a == axis else 1 for a in range(rank)])
+            along = [-1 if a == axis else 1 for a in range(len(shape))]
+            mask = _both(mask, np.broadcast_to(keep.reshape(along), shape))
     return mask
+
+
+def _both(first, second) -> np.ndarray | None:
+    """What two masks keep; `None` stands for a mask that keeps all."""
+    if first is None or second is None:
+        return second if first is None else first
+    return first & second
 
 
 def _lowered(scores, staying) -> np.ndarray:
@@ -289,8 +301,6 @@ def _lowered(scores, staying) -> np.ndarray:
 
     A kernel at 0.8 then has 0.8 zeros in all.
     """
-    if staying.all():
-        return scores
     lowest = np.nextafter(scores.min(), scores.dtype.type(-np.inf))
     return np.where(staying, scores, lowest)
 
@@ -311,7 +321,7 @@ def _mask_biases(layer) -> None:
     for name in layer.kernels:
         bias = masks.get(name.removesuffix("kernel") + "bias")
         if bias is not None:
-            kept = ops.convert_to_numpy(masks[name])
+            kept = to_numpy(masks[name])
             kept = kept.reshape(-1, kept.shape[-1]).any(axis=0)
             if kept.shape == tuple(bias.shape):
                 bias.assign(kept)

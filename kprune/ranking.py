@@ -44,14 +44,13 @@ def keep_highest(scores: np.ndarray, removed: int) -> np.ndarray:
     >>> kprune.ranking.keep_highest(np.array([1, 3, 1, 2]), removed=1)
     array([ True,  True, False,  True])
     """
-    if removed == 0:
-        return np.ones(scores.shape, bool)
     flat = scores.reshape(-1)
-    threshold = _nth_lowest(flat, removed - 1)
-    mask = flat > threshold
-    tied = flat.size - removed - np.count_nonzero(mask)
-    if tied:
-        mask[np.flatnonzero(flat == threshold)[:tied]] = True
+    if removed == 0:
+        mask = np.ones(flat.shape, bool)
+    elif flat.size < _SMALL:
+        mask = _keep_by_partition(flat, removed)
+    else:
+        mask = _keep_by_bracket(flat, removed)
     return mask.reshape(scores.shape)
 
 
@@ -59,31 +58,40 @@ _CHUNK = 1 << 17  # a chunk and its comparisons stay in the cache
 _SMALL = 1 << 16  # below this a plain partition is the fastest
 
 
-def _nth_lowest(flat: np.ndarray, n: int):
-    """The value that index `n` would have if `flat` were sorted.
+def _keep_by_partition(flat: np.ndarray, removed: int) -> np.ndarray:
+    threshold = np.partition(flat, removed - 1)[removed - 1]
+    mask = flat > threshold
+    tied = flat.size - removed - np.count_nonzero(mask)
+    if tied:
+        mask[np.flatnonzero(flat == threshold)[:tied]] = True
+    return mask
 
-    As in Floyd & Rivest's SELECT a random sample brackets the value; one pass
-    counts what lies below the bracket and gathers what lies in it. The result
-    is exact: where the bracket misses, the whole array is partitioned.
+
+def _keep_by_bracket(flat: np.ndarray, removed: int) -> np.ndarray:
+    """As `_keep_by_partition`, in one pass and with little memory.
+
+    As in Floyd & Rivest's SELECT a random sample brackets the threshold: what
+    lies above the bracket stays, and only what lies in it is ranked. The
+    result is exact: where the bracket misses, everything is ranked.
     """
-    if flat.size < _SMALL:
-        return np.partition(flat, n)[n]
-    size = int(flat.size ** (2 / 3))
+    size = 2 * int(flat.size ** (2 / 3))
     chosen = np.random.default_rng(0).integers(flat.size, size=size)
     sample = np.sort(flat[chosen])
-    share = n / flat.size
-    margin = 4 * math.sqrt(max(share * (1 - share), 1 / size) / size)
+    share = removed / flat.size
+    margin = 3 * math.sqrt(max(share * (1 - share), 1 / size) / size)
     low = sample[max(int((share - margin) * size), 0)]
     high = sample[min(int((share + margin) * size) + 1, size - 1)]
-    below = 0
+    mask = np.empty(flat.shape, bool)
     bracket = []
     for start in range(0, flat.size, _CHUNK):
         chunk = flat[start : start + _CHUNK]
-        is_below = chunk < low
-        below += np.count_nonzero(is_below)
-        inside = np.greater(chunk <= high, is_below)
-        bracket.append(chunk[np.flatnonzero(inside)])
+        above = np.greater(chunk, high, out=mask[start : start + _CHUNK])
+        inside = np.greater(chunk >= low, above)
+        bracket.append(np.flatnonzero(inside) + start)
     bracket = np.concatenate(bracket)
-    if below <= n < below + bracket.size:
-        return np.partition(bracket, n - below)[n - below]
-    return np.partition(flat, n)[n]
+    kept = flat.size - removed - np.count_nonzero(mask)
+    if not 0 < kept < bracket.size:
+        return _keep_by_partition(flat, removed)
+    ranked = _keep_by_partition(flat[bracket], bracket.size - kept)
+    mask[bracket[ranked]] = True
+    return mask

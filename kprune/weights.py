@@ -84,6 +84,20 @@ def _named(layer, wanted) -> dict:
     return dict(zip(names, chosen))
 
 
+def to_numpy(variable) -> np.ndarray:
+    """A variable's value, copied once.
+
+    On TensorFlow `ops.convert_to_numpy(variable)` copies twice.
+
+    Args:
+        variable: `keras.Variable`.
+
+    Returns:
+        Array of the shape and dtype of the variable.
+    """
+    return ops.convert_to_numpy(ops.convert_to_tensor(variable))
+
+
 def masked_value(variable, mask) -> np.ndarray:
     """What counts of a weight: its value where the mask keeps, else 0.
 
@@ -94,8 +108,8 @@ def masked_value(variable, mask) -> np.ndarray:
     Returns:
         Array of the shape and dtype of the variable.
     """
-    value = ops.convert_to_numpy(variable)
+    value = to_numpy(variable)
     if mask is None:
         return value
-    mask = ops.convert_to_numpy(mask)
+    mask = to_numpy(mask)
     return value if mask.all() else np.where(mask, value, np.zeros_like(value))
