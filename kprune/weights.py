@@ -85,17 +85,18 @@ def _named(layer, wanted) -> dict:
 
 
 def to_numpy(variable) -> np.ndarray:
-    """A variable's value, copied once.
-
-    On TensorFlow `ops.convert_to_numpy(variable)` copies twice.
+    """A variable's value, copied at most once.
 
     Args:
         variable: `keras.Variable`.
 
     Returns:
-        Array of the shape and dtype of the variable.
+        Array of the shape and dtype of the variable, to be read only.
     """
-    return ops.convert_to_numpy(ops.convert_to_tensor(variable))
+    value = ops.convert_to_tensor(variable)
+    if keras.backend.backend() == "tensorflow":
+        return np.asarray(value)  # `ops.convert_to_numpy` copies twice
+    return ops.convert_to_numpy(value)
 
 
 def masked_value(variable, mask) -> np.ndarray:
