@@ -5,7 +5,7 @@ import functools
 import keras
 import numpy as np
 
-from kprune import allocations, criteria, granularities, schedules
+from kprune import allocations, criteria, granularities, masks, schedules
 from kprune.structure import functional, units
 from kprune.structure.graph import channel_graph
 from kprune.weights import masked_value, to_numpy
@@ -174,20 +174,20 @@ class Pruner:
         granularity = self._granularity_of(layer)
         kernels = layer.kernels
         for name, variable in layer.maskable.items():
-            mask = _slice_mask(variable, slices)
+            mask = masks.slice_mask(variable, slices)
             if name in kernels and share is not None:
                 scores, dead = self._scores(layer, name)
-                staying = _both(mask, None if dead is None else ~dead)
+                staying = masks.both(mask, None if dead is None else ~dead)
                 if staying is not None:
-                    scores = _lowered(scores, staying)
+                    scores = masks.lowered(scores, staying)
                 mask = np.asarray(granularity(scores, share))
-                _check_mask(mask, granularity, layer, name)
-                mask = _both(mask, staying)
+                masks.check_mask(mask, granularity, layer, name)
+                mask = masks.both(mask, staying)
             if mask is None:
                 mask = np.ones(tuple(variable.shape), bool)
             layer.masks[name].assign(mask)
         if share is not None and isinstance(granularity, granularities.Filter):
-            _mask_biases(layer)
+            masks.mask_biases(layer)
 
     def _scores(self, layer, name):
         """A kernel's scores, and which of its weights are gone for good."""
@@ -275,53 +275,3 @@ def sparsity(model: keras.Model) -> float:
         zeros += value.size - np.count_nonzero(value)
         size += value.size
     return float(zeros / size) if size else 0.0
-
-
-def _slice_mask(variable, slices) -> np.ndarray | None:
-    """The mask of a variable of which whole slices go, `None` if none do."""
-    shape = tuple(variable.shape)
-    mask = None
-    for axis in range(len(shape)):
-        keep = slices.get((id(variable), axis))
-        if keep is not None and not keep.all():
-            along = [-1 if a == axis else 1 for a in range(len(shape))]
-            mask = _both(mask, np.broadcast_to(keep.reshape(along), shape))
-    return mask
-
-
-def _both(first, second) -> np.ndarray | None:
-    """What two masks keep; `None` stands for a mask that keeps all."""
-    if first is None or second is None:
-        return second if first is None else first
-    return first & second
-
-
-def _lowered(scores, staying) -> np.ndarray:
-    """Gives the lowest score to weights that go already, so that they count.
-
-    A kernel at 0.8 then has 0.8 zeros in all.
-    """
-    lowest = np.nextafter(scores.min(), scores.dtype.type(-np.inf))
-    return np.where(staying, scores, lowest)
-
-
-def _check_mask(mask, granularity, layer, name) -> None:
-    expected = tuple(layer.kernels[name].shape)
-    if mask.dtype != bool or mask.shape != expected:
-        raise ValueError(
-            f"The granularity {granularity!r} must return a boolean mask of "
-            f"the kernel's shape {expected} for '{name}' of layer "
-            f"'{layer.name}'. Received: {mask.dtype} of shape {mask.shape}"
-        )
-
-
-def _mask_biases(layer) -> None:
-    """Masks the biases of filters of which nothing is left."""
-    masks = layer.masks
-    for name in layer.kernels:
-        bias = masks.get(name.removesuffix("kernel") + "bias")
-        if bias is not None:
-            kept = to_numpy(masks[name])
-            kept = kept.reshape(-1, kept.shape[-1]).any(axis=0)
-            if kept.shape == tuple(bias.shape):
-                bias.assign(kept)
