@@ -85,7 +85,7 @@ def _named(layer, wanted) -> dict:
 
 
 def to_numpy(variable) -> np.ndarray:
-    """A variable's value, copied at most once.
+    """A variable's value, copied only where the backend has to.
 
     Args:
         variable: `keras.Variable`.
@@ -95,7 +95,11 @@ def to_numpy(variable) -> np.ndarray:
     """
     value = ops.convert_to_tensor(variable)
     if keras.backend.backend() == "tensorflow":
-        return np.asarray(value)  # `ops.convert_to_numpy` copies twice
+        import tensorflow as tf
+
+        # An eager tensor shares its memory, which TensorFlow does not write
+        # to while it is held; `ops.convert_to_numpy` copies twice.
+        return np.asarray(tf.convert_to_tensor(value))
     return ops.convert_to_numpy(value)
 
 

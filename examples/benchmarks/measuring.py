@@ -15,39 +15,47 @@ import rich.table
 
 def paired_times(
     variants: dict[str, Callable[[], object]], rounds: int
-) -> dict[str, np.ndarray]:
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Times variants side by side, so that they share what slows a machine.
 
     Every round runs each variant once, in an order drawn anew, so that none
     always comes after the same other. One round before the first is not
-    counted, nor is the collection of garbage. What is counted is the
-    CPU time of the process, all threads together: other processes on the
-    machine disturb it less than the time on the wall.
+    counted, nor is the collection of garbage. The CPU time is that of the
+    process, all threads together: other processes on the machine disturb it
+    less than the time on the wall, which is what a user waits.
 
     Args:
         variants: Dict from a name to a callable without arguments.
         rounds: Integer. How often each variant is timed.
 
     Returns:
-        Dict from the name to an array of `rounds` CPU seconds.
+        Tuple of two dicts, CPU and wall, from the name to an array of
+        `rounds` seconds.
     """
-    times = {name: np.zeros(rounds) for name in variants}
+    cpu = {name: np.zeros(rounds) for name in variants}
+    wall = {name: np.zeros(rounds) for name in variants}
     for run in variants.values():
         run()
     generator = np.random.default_rng(0)
     for index in range(rounds):
         for name in generator.permutation(list(variants)).tolist():
             gc.collect()
-            start = time.process_time()
+            started = time.process_time(), time.perf_counter()
             variants[name]()
-            times[name][index] = time.process_time() - start
-    return times
+            cpu[name][index] = time.process_time() - started[0]
+            wall[name][index] = time.perf_counter() - started[1]
+    return cpu, wall
 
 
 def ratio(times: np.ndarray, reference: np.ndarray) -> tuple[float, str]:
     """The median ratio of paired times, and the same with its quartiles."""
     low, median, high = np.percentile(times / reference, [25, 50, 75])
     return float(median), f"{median:.3f} ({low:.3f}-{high:.3f})"
+
+
+def two_lines(ratio_text: str) -> str:
+    """What `ratio` wrote, with the quartiles on a line of their own."""
+    return ratio_text.replace(" (", "\n").rstrip(")")
 
 
 def verdict(is_met: bool) -> str:

@@ -41,7 +41,7 @@ def main() -> None:
     prunable = kprune.make_prunable(plain)
     kprune.prune(prunable, 0.5, granularity="filter")
     stripped = kprune.strip(prunable)
-    times = paired_times(
+    times, _ = paired_times(
         {
             "copy": lambda: copy(plain),
             "strip": lambda: kprune.strip(prunable),
