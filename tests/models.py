@@ -1,5 +1,7 @@
 """Models and measures that several tests use."""
 
+import tempfile
+
 import keras
 import numpy as np
 from keras import layers, ops
@@ -87,3 +89,40 @@ def assert_equal_outputs(first, second, x, tolerance=EXACT):
         assert np.ptp(one, axis=0).max() > 100 * tolerance * scale
         assert one.shape == other.shape
         assert np.abs(one - other).max() <= tolerance * scale
+
+
+def randomized(model):
+    """The model with every vector of weights drawn anew, none at 0 or 1.
+
+    Biases that are 0, as Keras starts them, would hide many a mistake.
+    """
+    generator = np.random.default_rng(0)
+    for variable in model.trainable_variables:
+        if len(variable.shape) == 1 or variable.name == "bias":
+            variable.assign(generator.uniform(0.3, 1.2, variable.shape))
+    return model
+
+
+def shrunk(model, x, sparsity=0.5, granularity="filter", tolerance=EXACT):
+    """Prunes a plain model by filters, strips it, and compares the outputs.
+
+    Returns:
+        The stripped model, which has fewer parameters than `model`, and
+        whose saved file gives the same outputs.
+    """
+    prunable = enliven(kprune.make_prunable(randomized(model)), x)
+    dense = outputs(prunable, x)
+    kprune.prune(prunable, sparsity, granularity=granularity)
+    assert any(
+        np.abs(one - other).max() > 1e-3 * np.abs(one).max()
+        for one, other in zip(dense, outputs(prunable, x))
+    )
+    stripped = kprune.strip(prunable)
+    assert stripped.count_params() < model.count_params()
+    assert_equal_outputs(prunable, stripped, x, tolerance)
+    with tempfile.TemporaryDirectory() as folder:
+        stripped.save(f"{folder}/model.keras")
+        loaded = keras.saving.load_model(f"{folder}/model.keras")
+    for one, other in zip(outputs(stripped, x), outputs(loaded, x)):
+        np.testing.assert_array_equal(one, other)
+    return stripped

@@ -87,6 +87,58 @@ def calls(model) -> list[Call]:
     ]
 
 
+def owners(model) -> dict[int, list[str]]:
+    """Which layers of a model's graph, at any depth, own each variable.
+
+    Args:
+        model: A built Sequential or Functional model.
+
+    Returns:
+        Dict from the id of a variable to the names of the layers that are
+        called and have it, each layer once.
+    """
+    found = {}
+    seen = set()
+
+    def visit(graph):
+        for call in calls(graph):
+            operation = call.operation
+            if id(operation) in seen:
+                continue
+            seen.add(id(operation))
+            if has_graph(operation):
+                visit(operation)
+            elif isinstance(operation, keras.layers.Layer):
+                if isinstance(operation, PrunableLayer):
+                    operation = operation.layer
+                for variable in operation.weights:
+                    found.setdefault(id(variable), []).append(operation.name)
+
+    visit(model)
+    return found
+
+
+def operation_classes(*names: str) -> tuple:
+    """The classes behind `keras.ops`, which Keras does not export.
+
+    Args:
+        *names: Names of classes, such as `"Transpose"`.
+
+    Returns:
+        Tuple of classes.
+
+    Raises:
+        AttributeError: If this Keras has no such operation.
+    """
+    from keras.src import ops
+
+    modules = (ops.numpy, ops.nn, ops.core, ops.math)
+    return tuple(
+        next(vars(m)[name] for m in modules if name in vars(m))
+        for name in names
+    )
+
+
 def inputs_struct(model):
     """The model's inputs in the structure that it is called with."""
     return graph_of(model)._inputs_struct

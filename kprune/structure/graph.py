@@ -7,8 +7,9 @@ import keras
 import numpy as np
 
 from kprune.structure import functional
+from kprune.structure.records import Binding
 from kprune.structure.slots import Units
-from kprune.structure.walk import Binding, Walk
+from kprune.structure.walk import Walk
 
 
 @dataclasses.dataclass(frozen=True)

@@ -39,10 +39,22 @@ class Rebuilder:
 
     Args:
         replace: Callable from a layer to a new one that is not built.
+        new_config: Callable from an operation to a dict of what is to differ
+            in its config.
+        new_arguments: Callable `(call, args, kwargs) -> (args, kwargs)`: the
+            arguments of a call in the new model, from the old ones with the
+            new model's tensors in place.
     """
 
-    def __init__(self, replace):
+    def __init__(
+        self,
+        replace,
+        new_config=lambda operation: {},
+        new_arguments=lambda call, args, kwargs: (args, kwargs),
+    ):
         self._replace = replace
+        self._new_config = new_config
+        self._new_arguments = new_arguments
         self._new = {}
         self._replaced = []
 
@@ -73,7 +85,7 @@ class Rebuilder:
         values = dict(zip(map(id, model.inputs), new_inputs))
         for call in functional.calls(model):
             tensors = [values[id(tensor)] for tensor in call.inputs]
-            args, kwargs = call.fill_in(values)
+            args, kwargs = self._new_arguments(call, *call.fill_in(values))
             outputs = self._operation(call.operation, tensors)(*args, **kwargs)
             for old, new in zip(call.outputs, keras.tree.flatten(outputs)):
                 values[id(old)] = new
@@ -134,6 +146,9 @@ class Rebuilder:
             elif isinstance(operation, keras.layers.Layer):
                 new = self._replace(operation)
                 self._replaced.append((operation, new))
+            elif changes := self._new_config(operation):
+                config = {**operation.get_config(), **changes}
+                new = type(operation).from_config(config)
             else:
                 new = operation  # without state: both models can use it
             self._new[id(operation)] = new

@@ -6,7 +6,8 @@ import numpy as np
 from kprune.structure import functional
 from kprune.structure.graph import check_graph
 from kprune.structure.rebuilding import Rebuilder, clone, unwrapped
-from kprune.structure.walk import Reading, Walk
+from kprune.structure.records import Reading
+from kprune.structure.walk import Walk
 
 
 def compact(model: keras.Model) -> keras.Model:
@@ -64,7 +65,9 @@ def remove_unused(model: keras.Model) -> keras.Model:
     """
     removal = Removal(model)
     rebuilder = Rebuilder(
-        lambda layer: clone(unwrapped(layer), removal.new_sizes(layer))
+        lambda layer: clone(unwrapped(layer), removal.new_config(layer)),
+        removal.new_config,
+        removal.new_arguments,
     )
     smaller = rebuilder.rebuild(model)
     rebuilder.copy_weights(removal.new_value)
@@ -112,22 +115,32 @@ class Removal:
                 ] = None
         return list(reasons)
 
-    def new_sizes(self, layer) -> dict:
-        """What changes in a layer's config."""
-        layer = unwrapped(layer)
+    def new_config(self, operation) -> dict:
+        """What changes in the config of a layer or operation."""
+        operation = unwrapped(operation)
         changes = {}
-        for (owner, key), slots in self._walk.sizes.items():
-            if owner != id(layer) or self._keep[slots].all():
+        for (owner, key), (slots, new) in self._walk.configs.items():
+            keep = self._keep[slots]
+            if owner != id(operation) or keep.all():
                 continue
-            size = int(np.count_nonzero(self._keep[slots]))
+            name = key[0] if isinstance(key, tuple) else key
+            old = changes.get(name, operation.get_config().get(name))
             if isinstance(key, tuple):
-                name, index = key
-                whole = list(changes.get(name, layer.get_config()[name]))
-                whole[index] = size
-                changes[name] = tuple(whole)
+                changes[name] = tuple(
+                    _changed(size, keep, new) if index == key[1] else size
+                    for index, size in enumerate(old)
+                )
             else:
-                changes[key] = size
+                changes[name] = _changed(old, keep, new)
         return changes
+
+    def new_arguments(self, call, args, kwargs) -> tuple:
+        """The arguments of a call in the smaller model."""
+        slots, change = self._walk.edits.get(
+            id(call.outputs[0]), (np.zeros(0, int), None)
+        )
+        keep = self._keep[slots]
+        return (args, kwargs) if keep.all() else change(args, kwargs, keep)
 
     def new_value(self, variable) -> np.ndarray:
         """A variable's weights without the channels that go.
@@ -138,6 +151,11 @@ class Removal:
         for reading in self._walk.readings:
             if reading.bias is variable:
                 array = array + self._removed_constant(reading)
+        if id(variable) in self._walk.scales:
+            slots, factor = self._walk.scales[id(variable)]
+            kept = int(np.count_nonzero(self._keep[slots]))
+            if kept < len(slots):
+                array = array * factor(len(slots), kept)
         array = array.astype(self._walk.value(variable).dtype, copy=False)
         for axis in range(array.ndim):
             binding = self._walk.bindings.get((id(variable), axis))
@@ -151,6 +169,11 @@ class Removal:
         removed = np.zeros(len(self._units), bool)
         while True:
             needed = self._units.frozen.copy()
+            for mixed in self._walk.sums:
+                not_zero = mixed.channels.constants != 0
+                needed[self._units.of_slot[mixed.channels.slots[not_zero]]] = (
+                    True
+                )
             for reading in self._walk.readings:
                 reads = self._units.of_slot[reading.channels.slots]
                 needed[reads[self._needs(reading, removed)]] = True
@@ -183,6 +206,10 @@ class Removal:
             needs = self._needs(reading, self._removed)
             if np.isin(reads[needs], units).any():
                 names[reading.layer.name] = None
+        for mixed in self._walk.sums:
+            not_zero = mixed.channels.slots[mixed.channels.constants != 0]
+            if np.isin(self._units.of_slot[not_zero], units).any():
+                names[mixed.layer.name] = None
         return list(names)
 
     def _removed_constant(self, reading: Reading) -> np.ndarray:
@@ -197,6 +224,11 @@ class Removal:
         )
         space = tuple(range(weights.ndim - 2))
         return constants @ weights.sum(axis=space, dtype=np.float64)
+
+
+def _changed(old, keep, new):
+    """A value of a config once channels went."""
+    return int(np.count_nonzero(keep)) if new is None else new(old, keep)
 
 
 def _empty_slices(walk: Walk, binding) -> np.ndarray:

@@ -1,89 +1,19 @@
 """The walk over a model's calls that finds which channels belong together."""
 
-import dataclasses
-
 import keras
 import numpy as np
 
 from kprune import layers, weights
 from kprune.structure import functional, rules
+from kprune.structure.records import (
+    Axes,
+    Binding,
+    LayerCall,
+    Reading,
+    Sum,
+    Tensor,
+)
 from kprune.structure.slots import Channels, SlotTable, unknown
-
-Axes = dict[int, Channels]
-
-
-@dataclasses.dataclass(frozen=True)
-class Tensor:
-    """A tensor on the walk.
-
-    Args:
-        shape: Tuple of integers and `None`, the batch axis included.
-        axes: Dict from an axis to the channels along it. An axis that is not
-            in it (model input, space, time) is of no interest.
-    """
-
-    shape: tuple
-    axes: Axes
-
-
-@dataclasses.dataclass(frozen=True)
-class LayerCall:
-    """What a rule sees of one call.
-
-    Args:
-        layer: The layer or operation, unwrapped.
-        inputs: Tuple of `Tensor`.
-        output_shapes: Tuple of shapes.
-    """
-
-    layer: object
-    inputs: tuple
-    output_shapes: tuple
-
-
-@dataclasses.dataclass(frozen=True)
-class Binding:
-    """One axis of one variable, and the slots along it.
-
-    Args:
-        layer: The layer that owns the variable.
-        variable: `keras.Variable`.
-        axis: Integer.
-        slots: Integer array of the axis' length.
-        role: `"out"` where the axis makes the slots, `"in"` where it reads
-            them, `"through"` where it goes along (norms, depthwise kernels).
-    """
-
-    layer: object
-    variable: object
-    axis: int
-    slots: np.ndarray
-    role: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Reading:
-    """One call that sums over channels with a kernel.
-
-    Args:
-        layer: The layer that is called.
-        variable: The kernel.
-        in_axis: Integer: the kernel's axis that is summed over.
-        channels: The `Channels` that are read.
-        out_slots: The slots along the kernel's output axis.
-        linked: Boolean array of shape `(inputs, outputs)`: whether any weight
-            links them.
-        bias: `keras.Variable` that a constant input can be folded into, or
-            `None`.
-    """
-
-    layer: object
-    variable: object
-    in_axis: int
-    channels: Channels
-    out_slots: np.ndarray
-    linked: np.ndarray
-    bias: object
 
 
 class Walk:
@@ -91,9 +21,10 @@ class Walk:
 
     Args:
         model: A built Sequential or Functional model.
-        weigh: Boolean. Whether to look at the weights too, to find channels
-            that are constant whatever the input is. Without it only the
-            structure counts.
+        weigh: Boolean. Whether to look at the weights too: then the
+            constants of channels are what they are now. Without it only the
+            structure counts, and the constants are what they will be once
+            the channel's unit is masked.
     """
 
     def __init__(self, model, weigh: bool):
@@ -101,10 +32,15 @@ class Walk:
         self.table = SlotTable()
         self.bindings = {}
         self.readings = []
-        self.sizes = {}
-        self.layers = {}
+        self.sums = []
+        self.configs = {}
+        self.scales = {}
+        self.edits = {}
+        self.operations = {}
         self.masks = {}
         self.visited = set()
+        self._has_masks = bool(functional.prunable_layers(model))
+        self._owners = functional.owners(model)
         outputs = self._follow(model, [{} for _ in model.inputs])
         for tensor, axes in zip(model.outputs, outputs):
             self.freeze(axes, f"it is an output of the model ({tensor.name})")
@@ -164,7 +100,7 @@ class Walk:
         if channels is not None:
             self.bind(layer, kernel, in_axis, channels.slots, "in")
         if not self.weigh:
-            return Channels(slots, unknown(len(slots)))
+            return self.once_masked(kernel, slots)
         value = np.moveaxis(self.value(kernel), (in_axis, out_axis), (-2, -1))
         space = tuple(range(value.ndim - 2))
         linked = (value != 0).any(axis=space)
@@ -185,16 +121,153 @@ class Walk:
         constants[linked[varying].any(axis=0)] = np.nan
         return Channels(slots, constants)
 
-    def resize(self, layer, key, slots) -> None:
-        """Says that a number in a layer's config counts these slots.
+    def project(self, layer, kernel, reads, makes, bias, bias_axes) -> dict:
+        """As `contract`, for kernels that sum over or make several axes.
 
         Args:
             layer: The layer.
+            kernel: Its kernel variable.
+            reads: Dict from a kernel's axis that is summed over to the
+                `Channels` that are read, or `None`.
+            makes: Tuple of the kernel's axes that are made.
+            bias: The bias variable or `None`.
+            bias_axes: Dict from an axis in `makes` to the bias' axis.
+
+        Returns:
+            Dict from an axis in `makes` to the `Channels` of it.
+        """
+        made = {axis: self.produce(layer, kernel, axis) for axis in makes}
+        for axis, bias_axis in bias_axes.items():
+            self.bind(layer, bias, bias_axis, made[axis])
+        for axis, channels in reads.items():
+            if channels is not None:
+                self.bind(layer, kernel, axis, channels.slots, "in")
+        if not self.weigh:
+            return {a: self.once_masked(kernel, s) for a, s in made.items()}
+        filled = self.value(kernel) != 0
+        for axis, channels in reads.items():
+            if channels is not None:
+                self.read(
+                    layer,
+                    kernel,
+                    axis,
+                    channels,
+                    made[makes[0]],
+                    _any(filled, (axis, makes[0])),
+                )
+        bias_filled = None if bias is None else self.value(bias) != 0
+        outputs = {}
+        for axis, slots in made.items():
+            varies = _any(filled, (axis,))
+            if bias is not None:
+                varies |= (
+                    _any(bias_filled, (bias_axes[axis],))
+                    if axis in bias_axes
+                    else bias_filled.any()
+                )
+            outputs[axis] = Channels(slots, np.where(varies, np.nan, 0.0))
+        return outputs
+
+    def read(self, layer, kernel, axis, channels, out_slots, linked) -> None:
+        """Says that a kernel sums over channels, `Reading` by `Reading`.
+
+        Args:
+            layer: The layer.
+            kernel: Its kernel variable.
+            axis: The kernel's axis that is summed over.
+            channels: The `Channels` that are read.
+            out_slots: The slots that are made of them.
+            linked: Boolean array of shape `(channels, out_slots)`: whether
+                any weight links them.
+        """
+        self.readings.append(
+            Reading(layer, kernel, axis, channels, out_slots, linked, None)
+        )
+
+    def look_up(self, layer, table, axis: int) -> Channels:
+        """The channels that rows of a table have along its other axis.
+
+        Args:
+            layer: The layer.
+            table: The variable, such as embeddings of shape `(rows, width)`.
+            axis: The axis of the channels.
+
+        Returns:
+            The `Channels`.
+        """
+        slots = self.produce(layer, table, axis)
+        if not self.weigh:
+            return self.once_masked(table, slots)
+        value = np.moveaxis(self.value(table), axis, -1)
+        value = value.reshape(-1, len(slots))
+        same = (value == value[0]).all(axis=0)
+        return Channels(slots, np.where(same, value[0], np.nan))
+
+    def once_masked(self, kernel, slots) -> Channels:
+        """What a kernel makes of slots whose units are masked: zeros.
+
+        Unless the model has masks, and this kernel has none.
+        """
+        if self._has_masks and id(kernel) not in self.masks:
+            return Channels(slots, unknown(len(slots)))
+        return Channels(slots, np.zeros(len(slots)))
+
+    def sum_over(self, layer, channels: Channels) -> None:
+        """Says that a call mixes channels without weights.
+
+        A sum, a mean square, a product of two tensors: exact only if what
+        goes is 0, so units that are not 0 once they are masked stay.
+
+        Args:
+            layer: The layer or operation.
+            channels: The `Channels` that it mixes.
+        """
+        if self.weigh:
+            self.sums.append(Sum(layer, channels))
+        else:
+            self.table.freeze(
+                channels.slots[channels.constants != 0],
+                f"'{layer.name}' sums over it, and masked it is not 0",
+            )
+
+    def resize(self, layer, key, slots, new=None) -> None:
+        """Says that something in a config changes with these slots.
+
+        Args:
+            layer: The layer or operation.
             key: The name in the config, or a tuple `(name, index)`.
             slots: Integer array.
+            new: Callable `(old value, keep) -> new value`, where `keep` is a
+                boolean array as long as `slots`. `None` stands for the number
+                of slots that are kept.
         """
-        self.layers[id(layer)] = layer
-        known = self.sizes.setdefault((id(layer), key), slots)
+        self.operations[id(layer)] = layer
+        known, _ = self.configs.setdefault((id(layer), key), (slots, new))
+        self.table.tie(known, slots)
+
+    def rescale(self, layer, variable, slots, factor) -> None:
+        """Says that a variable's values are multiplied when slots go.
+
+        Args:
+            layer: The layer that owns the variable.
+            variable: `keras.Variable`; `None` is no harm.
+            slots: Integer array.
+            factor: Callable `(number of slots, number kept) -> float`.
+        """
+        if variable is not None:
+            self.scales.setdefault(id(variable), (slots, factor))
+
+    def edit(self, call: LayerCall, slots, change) -> None:
+        """Says that the arguments of a call change with these slots.
+
+        Args:
+            call: The `LayerCall`.
+            slots: Integer array.
+            change: Callable `(args, kwargs, keep) -> (args, kwargs)`, where
+                `keep` is a boolean array as long as `slots`, and the
+                arguments have the new model's tensors in place.
+        """
+        known, _ = self.edits.setdefault(call.key, (slots, change))
         self.table.tie(known, slots)
 
     def tie(self, first: np.ndarray, second: np.ndarray) -> None:
@@ -227,36 +300,52 @@ class Walk:
             for tensor, axes in zip(model.inputs, inputs)
         }
         for call in functional.calls(model):
-            arguments = tuple(traced[id(tensor)] for tensor in call.inputs)
-            shapes = tuple(tuple(tensor.shape) for tensor in call.outputs)
-            outputs = self._apply(call.operation, arguments, shapes)
-            for tensor, shape, axes in zip(call.outputs, shapes, outputs):
-                traced[id(tensor)] = Tensor(shape, axes)
+            outputs = self._apply(call, traced)
+            for tensor, axes in zip(call.outputs, outputs):
+                traced[id(tensor)] = Tensor(tuple(tensor.shape), axes)
         return [traced[id(tensor)].axes for tensor in model.outputs]
 
-    def _apply(self, operation, inputs, output_shapes) -> list[Axes]:
+    def _apply(self, call, traced) -> list[Axes]:
+        operation = call.operation
         if isinstance(operation, layers.PrunableLayer):
             for name, variable in operation.maskable.items():
                 self.masks[id(variable)] = operation.masks[name]
             operation = operation.layer
         self.visited.add(id(operation))
+        inputs = tuple(traced[id(tensor)] for tensor in call.inputs)
         if functional.has_graph(operation):
             return self._follow(operation, [tensor.axes for tensor in inputs])
         rule = rules.rule_for(operation)
-        refusal = _refusal(operation) if rule else rules.no_rule(operation)
+        refusal = self._refusal(operation) if rule else rules.no_rule(operation)
         if refusal is None:
-            return rule(self, LayerCall(operation, inputs, output_shapes))
+            args, kwargs = call.fill_in(traced)
+            shapes = tuple(tuple(tensor.shape) for tensor in call.outputs)
+            key = id(call.outputs[0])
+            return rule(
+                self, LayerCall(operation, inputs, shapes, args, kwargs, key)
+            )
         for tensor in inputs:
             self.freeze(tensor.axes, refusal)
-        return [{} for _ in output_shapes]
+        return [{} for _ in call.outputs]
 
-
-def _refusal(layer) -> str | None:
-    """Why a layer whose kind has a rule is not cut all the same."""
-    if not isinstance(layer, keras.layers.Layer):
+    def _refusal(self, layer) -> str | None:
+        """Why a layer whose kind has a rule is not cut all the same."""
+        if not isinstance(layer, keras.layers.Layer):
+            return None
+        if getattr(layer, "quantization_mode", None) is not None:
+            return f"'{layer.name}' is quantized"
+        if getattr(layer, "lora_enabled", False):
+            return f"'{layer.name}' has LoRA weights; merge them first"
+        for variable in layer.weights:
+            owners = self._owners[id(variable)]
+            if len(owners) > 1:
+                return f"{' and '.join(map(repr, owners))} share weights"
         return None
-    if getattr(layer, "quantization_mode", None) is not None:
-        return f"'{layer.name}' is quantized"
-    if getattr(layer, "lora_enabled", False):
-        return f"'{layer.name}' has LoRA weights; merge them first"
-    return None
+
+
+def _any(filled, axes: tuple) -> np.ndarray:
+    """Whether any element is True along all axes but those, in their order."""
+    others = tuple(set(range(filled.ndim)) - set(axes))
+    reduced = filled.any(axis=others)
+    order = sorted(axes)
+    return reduced.transpose([order.index(axis) for axis in axes])

@@ -4,7 +4,7 @@ from keras import layers
 
 from kprune.structure.rules import register_rule
 from kprune.structure.rules.activations import activate
-from kprune.structure.slots import Channels, unknown
+from kprune.structure.slots import Channels
 
 
 @register_rule(layers.Dense)
@@ -78,7 +78,7 @@ def depthwise_convolution(walk, call):
 def _depthwise(walk, layer, channels):
     """The constants behind a depthwise convolution, activation not yet."""
     if not walk.weigh:
-        return unknown(len(channels))
+        return channels.zeros_only().constants
     if not _folds(layer):
         channels = channels.zeros_only()
     kernel = walk.value(walk.variable(layer, "kernel"))

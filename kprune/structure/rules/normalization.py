@@ -23,7 +23,7 @@ def batch_normalization(walk, call):
     for name in _STATE:
         walk.bind(layer, walk.variable(layer, name), 0, channels.slots)
     if not walk.weigh:
-        return [{axis: channels}]
+        return [{axis: channels.varying()}]
     shape = [1] * len(x.shape)
     shape[axis] = len(channels)
     # The layer itself, since backends differ in how they round epsilon.

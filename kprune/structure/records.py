@@ -1,0 +1,102 @@
+"""What the walk hands to the rules, and what it writes down."""
+
+import dataclasses
+
+import numpy as np
+
+from kprune.structure.slots import Channels
+
+Axes = dict[int, Channels]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """A tensor on the walk.
+
+    Args:
+        shape: Tuple of integers and `None`, the batch axis included.
+        axes: Dict from an axis to the channels along it. An axis that is not
+            in it (model input, space, time) is of no interest.
+    """
+
+    shape: tuple
+    axes: Axes
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerCall:
+    """What a rule sees of one call.
+
+    Args:
+        layer: The layer or operation, unwrapped.
+        inputs: Tuple of `Tensor`: all tensors among the arguments.
+        output_shapes: Tuple of shapes.
+        args: Tuple of the positional arguments, `Tensor`s in their places.
+        kwargs: Dict of the keyword arguments, likewise.
+        key: Integer that tells the call from others of the same layer.
+    """
+
+    layer: object
+    inputs: tuple
+    output_shapes: tuple
+    args: tuple
+    kwargs: dict
+    key: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Binding:
+    """One axis of one variable, and the slots along it.
+
+    Args:
+        layer: The layer that owns the variable.
+        variable: `keras.Variable`.
+        axis: Integer.
+        slots: Integer array of the axis' length.
+        role: `"out"` where the axis makes the slots, `"in"` where it reads
+            them, `"through"` where it goes along (norms, depthwise kernels).
+    """
+
+    layer: object
+    variable: object
+    axis: int
+    slots: np.ndarray
+    role: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """One call that sums over channels with a kernel.
+
+    Args:
+        layer: The layer that is called.
+        variable: The kernel.
+        in_axis: Integer: the kernel's axis that is summed over.
+        channels: The `Channels` that are read.
+        out_slots: The slots along the kernel's output axis.
+        linked: Boolean array of shape `(inputs, outputs)`: whether any weight
+            links them.
+        bias: `keras.Variable` that a constant input can be folded into, or
+            `None`.
+    """
+
+    layer: object
+    variable: object
+    in_axis: int
+    channels: Channels
+    out_slots: np.ndarray
+    linked: np.ndarray
+    bias: object
+
+
+@dataclasses.dataclass(frozen=True)
+class Sum:
+    """One call that mixes channels without weights, so that only 0 can go.
+
+    Args:
+        layer: The layer or operation that is called.
+        channels: The `Channels` that it mixes.
+    """
+
+    layer: object
+    channels: Channels
