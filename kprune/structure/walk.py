@@ -37,6 +37,7 @@ class Walk:
         self.scales = {}
         self.edits = {}
         self.operations = {}
+        self.held = []
         self.masks = {}
         self.visited = set()
         self._has_masks = bool(functional.prunable_layers(model))
@@ -44,6 +45,7 @@ class Walk:
         outputs = self._follow(model, [{} for _ in model.inputs])
         for tensor, axes in zip(model.outputs, outputs):
             self.freeze(axes, f"it is an output of the model ({tensor.name})")
+        self._freeze_held()
 
     # What rules call.
 
@@ -76,6 +78,20 @@ class Walk:
         else:
             self.bindings[key] = Binding(layer, variable, axis, slots, role)
 
+    def hold(self, layer, owner, place) -> None:
+        """Says that a call needs an axis or a number in its full length.
+
+        What another call of the same layer has along it stays too, then.
+
+        Args:
+            layer: The layer that is called with channels that stay.
+            owner: The variable, or the layer that has the config; `None` is
+                no harm.
+            place: The variable's axis, or the key in the config as `resize`
+                takes it.
+        """
+        self.held.append((layer, owner, place))
+
     def contract(
         self, layer, kernel, in_axis, out_axis, channels, bias, folds
     ) -> Channels:
@@ -97,7 +113,9 @@ class Walk:
         """
         slots = self.produce(layer, kernel, out_axis)
         self.bind(layer, bias, 0, slots)
-        if channels is not None:
+        if channels is None:
+            self.hold(layer, kernel, in_axis)
+        else:
             self.bind(layer, kernel, in_axis, channels.slots, "in")
         if not self.weigh:
             return self.once_masked(kernel, slots)
@@ -140,10 +158,18 @@ class Walk:
         for axis, bias_axis in bias_axes.items():
             self.bind(layer, bias, bias_axis, made[axis])
         for axis, channels in reads.items():
-            if channels is not None:
+            if channels is None:
+                self.hold(layer, kernel, axis)
+            else:
                 self.bind(layer, kernel, axis, channels.slots, "in")
         if not self.weigh:
-            return {a: self.once_masked(kernel, s) for a, s in made.items()}
+            outputs = {}
+            for axis, slots in made.items():
+                outputs[axis] = self.once_masked(kernel, slots)
+                if bias is not None and axis not in bias_axes:
+                    # The bias stays where the kernel is masked.
+                    outputs[axis] = outputs[axis].varying()
+            return outputs
         filled = self.value(kernel) != 0
         for axis, channels in reads.items():
             if channels is not None:
@@ -293,6 +319,15 @@ class Walk:
                 self.table.freeze(channels.slots, reason)
 
     # The walk itself.
+
+    def _freeze_held(self) -> None:
+        for layer, owner, place in self.held:
+            key = (id(owner), place)
+            reason = f"'{layer.name}' also takes what cannot be cut"
+            if key in self.bindings:
+                self.table.freeze(self.bindings[key].slots, reason)
+            if key in self.configs:
+                self.table.freeze(self.configs[key][0], reason)
 
     def _follow(self, model, inputs: list[Axes]) -> list[Axes]:
         traced = {
