@@ -6,7 +6,7 @@ import keras
 
 from kprune import layers, weights
 from kprune.structure import functional
-from kprune.structure.graph import check_graph
+from kprune.structure.graph import readable
 from kprune.structure.rebuilding import Rebuilder, clone
 
 
@@ -22,7 +22,8 @@ def make_prunable(
     compiled.
 
     Args:
-        model: A built Sequential or Functional model.
+        model: A built model. A subclassed one is flattened by a symbolic
+            call, and comes back as a functional model.
         where: Callable from a layer to a boolean: which of the layers with
             kernels to wrap. `None` wraps all.
 
@@ -30,8 +31,9 @@ def make_prunable(
         A model of the same kind, with the same name and equal outputs.
 
     Raises:
-        ValueError: If the model is subclassed or not built, has prunable
-            layers already, or no layer that can be wrapped.
+        ValueError: If the model is not built, has prunable layers already,
+            no layer that can be wrapped, or is subclassed with a call that
+            cannot be traced.
 
     Example:
 
@@ -45,7 +47,7 @@ def make_prunable(
     >>> [layer.name for layer in prunable.layers]
     ['prunable_hidden', 'logits']
     """
-    check_graph(model, "make prunable")
+    model = readable(model, "make prunable")
     if functional.prunable_layers(model):
         raise ValueError(
             f"Model '{model.name}' has prunable layers already: use it as it "

@@ -7,7 +7,7 @@ import numpy as np
 
 from kprune import allocations, criteria, granularities, masks, schedules
 from kprune.structure import functional, units
-from kprune.structure.graph import channel_graph
+from kprune.structure.graph import channel_graph, readable_or_none
 from kprune.weights import masked_value, to_numpy
 
 
@@ -98,8 +98,9 @@ class Pruner:
             )
         }
         graph = None
-        if filters and functional.has_graph(model):
-            graph = self._read_graph(model)
+        if filters:
+            pads = any(f.pad_layer_norm for _, f in filters.values())
+            graph = self._read_graph(model, pads)
         slices = self._choose_slices(graph, layers, filters) if graph else {}
         for layer, share in zip(layers, shares):
             masked_by_units = (
@@ -129,11 +130,16 @@ class Pruner:
             for layer, share in zip(layers, shares)
         ]
 
-    def _read_graph(self, model):
+    def _read_graph(self, model, pad_layer_norm):
+        """The model's graph, `None` where it has none that can be read."""
         # A model that grew (Sequential.add) has another graph.
-        if self._graph is None or functional.graph_of(model) is not self._of:
-            self._graph = channel_graph(model)
-            self._of = functional.graph_of(model)
+        of = functional.graph_of(model) or model, pad_layer_norm
+        if of != self._of:
+            self._of = of
+            graph = readable_or_none(model)
+            self._graph = graph and channel_graph(
+                graph, pad_layer_norm=pad_layer_norm
+            )
         return self._graph
 
     def _choose_slices(self, graph, layers, filters) -> dict:

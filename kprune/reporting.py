@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kprune import costs, granularities, weights
-from kprune.structure import functional
+from kprune.structure.graph import readable_or_none
 from kprune.structure.rebuilding import unwrapped
 from kprune.structure.removal import Removal
 
@@ -155,8 +155,9 @@ def report(model: keras.Model) -> PruningReport:
 
     Args:
         model: A built `keras.Model`, with prunable layers or plain. Of a
-            model without a graph that can be read (a subclassed one) the
-            multiply-accumulates and the reasons of units are not known.
+            model without a graph that can be read (a subclassed one whose
+            call cannot be traced) the multiply-accumulates and the reasons of
+            units are not known.
 
     Returns:
         A `PruningReport`: `print` it, or take its `to_dict()`.
@@ -179,10 +180,11 @@ def report(model: keras.Model) -> PruningReport:
             f"Received: {model!r}"
         )
     removal, macs, total = None, {}, None
-    if functional.has_graph(model):
-        removal = Removal(model)
-        macs = costs.layer_macs(model)
-        total = costs.macs(model)
+    graph = readable_or_none(model)
+    if graph is not None:
+        removal = Removal(graph)
+        macs = costs.layer_macs(graph)
+        total = costs.macs(graph)
     own_layers = _own_layers(model)
     is_prunable = any(unwrapped(layer) is not layer for layer in own_layers)
     rows = []

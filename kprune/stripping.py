@@ -2,8 +2,8 @@
 
 import keras
 
-from kprune.structure import functional
-from kprune.structure.graph import check_graph
+from kprune.structure import functional, subclassing
+from kprune.structure.graph import readable
 from kprune.structure.rebuilding import Rebuilder, clone, unwrapped
 from kprune.structure.removal import remove_unused
 from kprune.weights import masked_value
@@ -16,16 +16,19 @@ def strip(model: keras.Model, *, compact: bool = True) -> keras.Model:
     loads where kprune is not installed. Every layer has its own name again.
 
     Args:
-        model: A built Sequential or Functional model, with prunable layers.
+        model: A built model, with prunable layers. A subclassed one is
+            flattened by a symbolic call, and comes back as a functional one.
         compact: Boolean. Whether to remove the channels that the masks leave
             unused as well, as `kprune.compact` does. Without it the shapes
-            stay and pruned weights are zeros.
+            stay and pruned weights are zeros; then a subclassed model whose
+            call cannot be traced comes back too, as one of its own class.
 
     Returns:
         A new model, not compiled. The one that is passed is not changed.
 
     Raises:
-        ValueError: If the model is subclassed or not built.
+        ValueError: If the model is not built; or if it is subclassed, its
+            call cannot be traced, and `compact` is true.
 
     Example:
 
@@ -39,16 +42,23 @@ def strip(model: keras.Model, *, compact: bool = True) -> keras.Model:
     >>> stripped.layers[0].name, stripped.layers[0].filters
     ('conv', 8)
     """
-    check_graph(model, "strip")
     if compact:
-        return remove_unused(model)
+        return remove_unused(readable(model, "strip"))
     masks = {}
     for layer in functional.prunable_layers(model):
         for name, variable in layer.maskable.items():
             masks[id(variable)] = layer.masks[name]
+
+    def value(variable):
+        return masked_value(variable, masks.get(id(variable)))
+
+    try:
+        model = readable(model, "strip")
+    except ValueError:
+        if not isinstance(model, keras.Model) or not model.built:
+            raise
+        return subclassing.unwrap(model, value)
     rebuilder = Rebuilder(lambda layer: clone(unwrapped(layer)))
     plain = rebuilder.rebuild(model)
-    rebuilder.copy_weights(
-        lambda variable: masked_value(variable, masks.get(id(variable)))
-    )
+    rebuilder.copy_weights(value)
     return plain

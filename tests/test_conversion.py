@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-from models import compiled, numpy, outputs
+from models import Untraceable, compiled, numpy, outputs
 
 import kprune
 from kprune.structure.functional import prunable_layers
@@ -153,17 +153,6 @@ class Custom(keras.Model):
         super().__init__(inputs, layers.Dense(2)(inputs))
 
 
-class Subclassed(keras.Model):
-    """A model without a graph."""
-
-    def __init__(self):
-        super().__init__()
-        self.dense = layers.Dense(2)
-
-    def call(self, x):
-        return self.dense(x)
-
-
 def test_a_class_that_is_lost_is_named():
     with pytest.warns(UserWarning, match="class Custom"):
         prunable = kprune.make_prunable(Custom())
@@ -178,7 +167,7 @@ def _built(model, shape=(1, 4)):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: _built(Subclassed()), "subclass Subclassed.*keras.Model"),
+        (lambda: _built(Untraceable()), "subclass Untraceable.*keras.Model"),
         (lambda: keras.Sequential([layers.Dense(2)]), "not built.*keras.Input"),
         (lambda: layers.Dense(2), "expected a `keras.Model`"),
         (

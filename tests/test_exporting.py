@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-from models import compiled, convnet, numpy, outputs
+from models import Untraceable, compiled, convnet, numpy, outputs
 
 import kprune
 from kprune.exporting import checking, litert, saved_model
@@ -313,22 +313,36 @@ def test_bad_paths(tmp_path):
 
 
 class Subclassed(keras.Model):
-    """A model without a graph."""
+    """A model whose call can be traced."""
 
     def __init__(self):
         super().__init__()
-        self.dense = kprune.PrunableDense(2)
+        self.dense = kprune.PrunableDense(8, activation="relu")
+        self.logits = layers.Dense(2)
 
     def call(self, x):
-        return self.dense(x)
+        return self.logits(self.dense(x))
+
+
+def test_a_subclassed_model_is_flattened(tmp_path):
+    model = Subclassed()
+    x = np.random.default_rng(0).normal(size=(2, 4)).astype("float32")
+    model(x)
+    kprune.prune(model, 0.5, granularity="filter")
+    kprune.export(model, tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert loaded.layers[1].units == 4
+    np.testing.assert_allclose(
+        numpy(model(x)), numpy(loaded(x)), rtol=1e-4, atol=1e-6
+    )
 
 
 def test_bad_models(tmp_path):
     with pytest.raises(ValueError, match="not built"):
         kprune.export(keras.Sequential([layers.Dense(2)]), tmp_path / "model")
-    model = Subclassed()
+    model = Untraceable()
     model(np.ones((1, 2), "float32"))
-    with pytest.raises(ValueError, match="subclass Subclassed"):
+    with pytest.raises(ValueError, match="subclass Untraceable"):
         kprune.export(model, tmp_path / "model")
     with pytest.raises(ValueError, match="expected a `keras.Model`"):
         kprune.export(None, tmp_path / "model")

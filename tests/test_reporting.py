@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-from models import convnet
+from models import Untraceable, convnet
 
 import kprune
 from kprune import costs
@@ -102,15 +102,7 @@ def test_nested_and_subclassed_models():
     outer = keras.Sequential([keras.Input((4,)), inner, layers.Dense(2)])
     assert kprune.report(outer).layers[0].name == "deep"
 
-    class Subclassed(keras.Model):
-        def __init__(self):
-            super().__init__()
-            self.dense = kprune.PrunableDense(2, name="only")
-
-        def call(self, x):
-            return self.dense(x)
-
-    model = Subclassed()
+    model = Untraceable()
     model(np.ones((1, 4), "float32"))
     kprune.prune(model, 0.5)
     report = kprune.report(model)

@@ -14,7 +14,7 @@ from kprune.exporting import checking, keras_file, litert, saved_model
 from kprune.loading import load_model
 from kprune.stripping import strip
 from kprune.structure import functional
-from kprune.structure.graph import check_graph
+from kprune.structure.graph import readable
 
 _WRITERS = {
     "keras": keras_file,
@@ -76,8 +76,8 @@ def export(
     second process with the TensorFlow backend.
 
     Args:
-        model: A built Sequential or Functional model, with prunable layers or
-            plain; or the path of a `.keras` file.
+        model: A built model, with prunable layers or plain (a subclassed one
+            is flattened by a symbolic call); or the path of a `.keras` file.
         path: Where to write. Missing folders are made. A file or an earlier
             SavedModel is replaced; a folder that holds anything else is not
             touched.
@@ -88,9 +88,9 @@ def export(
         An `ExportResult`.
 
     Raises:
-        ValueError: If the model is subclassed or not built, the format is not
-            known, the path cannot be written, or an operation has no built-in
-            kernel in LiteRT.
+        ValueError: If the model is not built, or subclassed with a call that
+            cannot be traced, the format is not known, the path cannot be
+            written, or an operation has no built-in kernel in LiteRT.
         RuntimeError: If the file's outputs differ from the model's.
 
     Example:
@@ -102,7 +102,7 @@ def export(
     """
     if isinstance(model, (str, os.PathLike)):
         model = load_model(model)
-    check_graph(model, "export")
+    model = readable(model, "export")
     path = pathlib.Path(path)
     format = _format(path, format)
     _check_target(path, format)

@@ -139,6 +139,24 @@ def operation_classes(*names: str) -> tuple:
     )
 
 
+def application_layer(name: str) -> type:
+    """The class of a layer that only `keras.applications` has.
+
+    Args:
+        name: The name of the class, such as `"LayerScale"`.
+
+    Returns:
+        The class.
+
+    Raises:
+        AttributeError: If this Keras has no such layer.
+    """
+    from keras.src.applications import convnext, inception_resnet_v2
+
+    module = convnext if hasattr(convnext, name) else inception_resnet_v2
+    return getattr(module, name)
+
+
 def inputs_struct(model):
     """The model's inputs in the structure that it is called with."""
     return graph_of(model)._inputs_struct
@@ -154,9 +172,46 @@ def input_layer(tensor):
     return tensor._keras_history.operation
 
 
+def has_mask(tensor) -> bool:
+    """Whether a symbolic tensor carries a mask that layers pass on."""
+    return getattr(tensor, "_keras_mask", None) is not None
+
+
 def sublayers(layer) -> list:
     """All layers below a layer or model, at any depth, each once."""
     return layer._flatten_layers(include_self=False, recursive=True)
+
+
+def replace_layers(model, new: dict) -> None:
+    """Puts other layers into the attributes of a model and of its layers.
+
+    Lists and dicts of layers are looked through. Keras's own bookkeeping is
+    among the attributes, so the order of layers and weights stays.
+
+    Args:
+        model: A subclassed `keras.Model`.
+        new: Dict from a layer to the one that takes its place.
+    """
+
+    def replaced(value):
+        if isinstance(value, keras.layers.Layer):
+            return new.get(value, value)
+        if isinstance(value, tuple):
+            return tuple(replaced(item) for item in value)
+        # The methods of the base classes, since Keras's own lists and dicts
+        # would track the new layers a second time.
+        if isinstance(value, list):
+            for index, item in enumerate(value):
+                list.__setitem__(value, index, replaced(item))
+        elif isinstance(value, dict):
+            for key, item in value.items():
+                dict.__setitem__(value, key, replaced(item))
+        return value
+
+    for owner in [model, *sublayers(model)]:
+        if owner not in new:
+            for name, value in list(vars(owner).items()):
+                vars(owner)[name] = replaced(value)
 
 
 def prunable_layers(model) -> list[PrunableLayer]:

@@ -6,7 +6,7 @@ import dataclasses
 import keras
 import numpy as np
 
-from kprune.structure import functional
+from kprune.structure import flattening, functional
 from kprune.structure.records import Binding
 from kprune.structure.slots import Units
 from kprune.structure.walk import Walk
@@ -66,19 +66,23 @@ class ChannelGraph:
         return "\n".join(lines)
 
 
-def channel_graph(model: keras.Model) -> ChannelGraph:
+def channel_graph(
+    model: keras.Model, *, pad_layer_norm: bool = False
+) -> ChannelGraph:
     """Finds which channels of a model must be kept or cut together.
 
     Args:
-        model: A built Sequential or Functional model, with prunable layers or
-            plain.
+        model: A built model, with prunable layers or plain. A subclassed one
+            is flattened by a symbolic call.
+        pad_layer_norm: Boolean. Whether what a LayerNormalization normalizes
+            over can be cut; see `kprune.granularities.Filter`.
 
     Returns:
         A `ChannelGraph`.
 
     Raises:
-        ValueError: If the model has no graph that can be read: it is
-            subclassed or not built.
+        ValueError: If the model has no graph that can be read: it is not
+            built, or subclassed with a call that cannot be traced.
 
     Example:
 
@@ -92,8 +96,8 @@ def channel_graph(model: keras.Model) -> ChannelGraph:
     unit 0: a.kernel out 0, a.bias 0, b.kernel in 0
     unit 1
     """
-    check_graph(model, "read the structure of")
-    walk = Walk(model, weigh=False)
+    model = readable(model, "read the structure of")
+    walk = Walk(model, weigh=False, pad_layer_norm=pad_layer_norm)
     return ChannelGraph(
         walk.table.solve(),
         tuple(walk.bindings.values()),
@@ -101,15 +105,19 @@ def channel_graph(model: keras.Model) -> ChannelGraph:
     )
 
 
-def check_graph(model, verb: str) -> None:
-    """Raises unless the model is a built Sequential or Functional model.
+def readable(model, verb: str) -> keras.Model:
+    """The model itself, or the functional model that a subclassed one makes.
 
     Args:
         model: Anything.
         verb: String. What was to be done with it, for the message.
 
+    Returns:
+        A built Sequential or Functional model.
+
     Raises:
-        ValueError: If it is no Keras model, is not built, or is subclassed.
+        ValueError: If it is no Keras model, is not built, or is subclassed
+            and cannot be flattened.
     """
     if not isinstance(model, keras.Model):
         raise ValueError(
@@ -117,16 +125,35 @@ def check_graph(model, verb: str) -> None:
             f"Received: {model!r} (of type {type(model).__name__})"
         )
     if functional.has_graph(model):
-        return
+        return model
     if isinstance(model, keras.Sequential) or not model.built:
         raise ValueError(
             f"Cannot {verb} model '{model.name}': it is not built, so its "
             "shapes are unknown. Start it with `keras.Input(shape)`, call it "
             "on data, or call `model.build(input_shape)` first."
         )
-    raise ValueError(
-        f"Cannot {verb} model '{model.name}' of the subclass "
-        f"{type(model).__name__}: it has no graph of layers that can be read. "
-        "Make a functional model of it: `inputs = keras.Input(shape); "
-        "model = keras.Model(inputs, model.call(inputs))`."
-    )
+    try:
+        return flattening.flatten(model)
+    except ValueError as error:
+        raise ValueError(
+            f"Cannot {verb} model '{model.name}' of the subclass "
+            f"{type(model).__name__}: it has no graph of layers that can be "
+            f"read. {error} Use Keras layers and `keras.ops` only in `call`, "
+            "or make a functional model of it: `inputs = keras.Input(shape); "
+            "model = keras.Model(inputs, model.call(inputs))`."
+        ) from error
+
+
+def readable_or_none(model: keras.Model) -> keras.Model | None:
+    """As `readable`, but `None` where there is no graph to read.
+
+    Args:
+        model: A built `keras.Model`.
+
+    Returns:
+        A built Sequential or Functional model, or `None`.
+    """
+    try:
+        return readable(model, "read the structure of")
+    except ValueError:
+        return None

@@ -1,5 +1,6 @@
 """Building a model again, layer by layer, with other layers in place."""
 
+import itertools
 import types
 import warnings
 
@@ -30,6 +31,26 @@ def clone(layer, config: dict | None = None):
         if isinstance(value, types.FunctionType):
             whole[key] = value
     return type(layer).from_config({**whole, **(config or {})})
+
+
+def padded(layer, width: int, new_width: int, rank: int, dtype: str):
+    """A model in which a layer sees zeros where channels went.
+
+    Args:
+        layer: A layer that is not built, whose output has the shape of its
+            input and whose weights are those of the old width.
+        width: Integer: the length of the last axis that the layer gets.
+        new_width: Integer: the length that the model takes and returns.
+        rank: Integer: the rank of its input, the batch axis included.
+        dtype: String: the dtype of its input.
+
+    Returns:
+        `keras.Model` of the layer's name: pad, the layer, slice.
+    """
+    inputs = keras.Input((None,) * (rank - 2) + (new_width,), dtype=dtype)
+    grown = [(0, 0)] * (rank - 1) + [(0, width - new_width)]
+    outputs = layer(ops.pad(inputs, grown))[..., :new_width]
+    return keras.Model(inputs, outputs, name=layer.name)
 
 
 class Rebuilder:
@@ -83,10 +104,13 @@ class Rebuilder:
                 stacklevel=3,
             )
         values = dict(zip(map(id, model.inputs), new_inputs))
+        names = set()
         for call in functional.calls(model):
             tensors = [values[id(tensor)] for tensor in call.inputs]
             args, kwargs = self._new_arguments(call, *call.fill_in(values))
-            outputs = self._operation(call.operation, tensors)(*args, **kwargs)
+            outputs = self._operation(call.operation, tensors, names)(
+                *args, **kwargs
+            )
             for old, new in zip(call.outputs, keras.tree.flatten(outputs)):
                 values[id(old)] = new
 
@@ -133,18 +157,22 @@ class Rebuilder:
     def _sequential(self, model, new_inputs):
         (tensor,) = new_inputs
         rebuilt = []
+        names = set()
         for layer in model.layers:
-            rebuilt.append(self._operation(layer, [tensor]))
+            rebuilt.append(self._operation(layer, [tensor], names))
             tensor = rebuilt[-1](tensor)
         return keras.Sequential([*new_inputs, *rebuilt], name=model.name)
 
-    def _operation(self, operation, tensors):
+    def _operation(self, operation, tensors, names):
         """What stands in the place of an operation in the new model."""
         if id(operation) not in self._new:
             if functional.has_graph(operation):
                 new = self.rebuild(operation, tensors)
             elif isinstance(operation, keras.layers.Layer):
                 new = self._replace(operation)
+                if new is not operation:
+                    new.name = _unused(new.name, names)
+                names.add(new.name)
                 self._replaced.append((operation, new))
             elif changes := self._new_config(operation):
                 config = {**operation.get_config(), **changes}
@@ -153,6 +181,12 @@ class Rebuilder:
                 new = operation  # without state: both models can use it
             self._new[id(operation)] = new
         return self._new[id(operation)]
+
+
+def _unused(name: str, names: set) -> str:
+    """The name, numbered if taken: a flattened model has several scopes."""
+    numbered = (f"{name}_{index}" for index in itertools.count(1))
+    return next(n for n in itertools.chain([name], numbered) if n not in names)
 
 
 def unwrapped(layer):

@@ -4,8 +4,13 @@ import keras
 import numpy as np
 
 from kprune.structure import functional
-from kprune.structure.graph import check_graph
-from kprune.structure.rebuilding import Rebuilder, clone, unwrapped
+from kprune.structure.graph import readable
+from kprune.structure.rebuilding import (
+    Rebuilder,
+    clone,
+    padded,
+    unwrapped,
+)
 from kprune.structure.records import Reading
 from kprune.structure.walk import Walk
 
@@ -25,14 +30,15 @@ def compact(model: keras.Model) -> keras.Model:
     sums that have fewer terms now.
 
     Args:
-        model: A built Sequential or Functional model without prunable layers.
+        model: A built model without prunable layers. A subclassed one is
+            flattened by a symbolic call.
 
     Returns:
         A new model, not compiled. The one that is passed is not changed.
 
     Raises:
-        ValueError: If the model is subclassed, not built, or has prunable
-            layers.
+        ValueError: If the model is not built, has prunable layers, or is
+            subclassed with a call that cannot be traced.
 
     Example:
 
@@ -44,7 +50,7 @@ def compact(model: keras.Model) -> keras.Model:
     >>> kprune.compact(model).layers[0].units
     1
     """
-    check_graph(model, "compact")
+    model = readable(model, "compact")
     if functional.prunable_layers(model):
         raise ValueError(
             f"Model '{model.name}' has prunable layers. Use "
@@ -65,7 +71,7 @@ def remove_unused(model: keras.Model) -> keras.Model:
     """
     removal = Removal(model)
     rebuilder = Rebuilder(
-        lambda layer: clone(unwrapped(layer), removal.new_config(layer)),
+        removal.new_layer,
         removal.new_config,
         removal.new_arguments,
     )
@@ -109,11 +115,24 @@ class Removal:
                 if index >= 0:
                     reasons[self._units.reasons[index]] = None
             empty = along[_empty_slices(self._walk, binding)]
-            for name in self._readers_of(empty[~self._removed[empty]]):
+            empty = empty[~self._removed[empty]]
+            for name in self._readers_of(empty):
                 reasons[
                     f"masked filters stay: '{name}' reads them; wrap it too"
                 ] = None
+            reasons.update(dict.fromkeys(self._sums_over(along, empty)))
         return list(reasons)
+
+    def new_layer(self, layer):
+        """What stands in the place of a layer, without its weights."""
+        layer = unwrapped(layer)
+        new = clone(layer, self.new_config(layer))
+        if id(layer) in self._walk.padded:
+            slots, rank, dtype = self._walk.padded[id(layer)]
+            kept = int(np.count_nonzero(self._keep[slots]))
+            if kept < len(slots):
+                return padded(new, len(slots), kept, rank, dtype)
+        return new
 
     def new_config(self, operation) -> dict:
         """What changes in the config of a layer or operation."""
@@ -161,7 +180,11 @@ class Removal:
             binding = self._walk.bindings.get((id(variable), axis))
             if binding is not None and not self._keep[binding.slots].all():
                 keep = self._keep[binding.slots]
-                array = np.compress(keep, array, axis=axis)
+                index = np.flatnonzero(keep)
+                if id(binding.layer) in self._walk.padded:
+                    # Padding puts the zeros last.
+                    index = np.append(index, np.flatnonzero(~keep))
+                array = np.take(array, index, axis=axis)
         return array
 
     def _unused(self) -> np.ndarray:
@@ -206,11 +229,28 @@ class Removal:
             needs = self._needs(reading, self._removed)
             if np.isin(reads[needs], units).any():
                 names[reading.layer.name] = None
-        for mixed in self._walk.sums:
-            not_zero = mixed.channels.slots[mixed.channels.constants != 0]
-            if np.isin(self._units.of_slot[not_zero], units).any():
-                names[mixed.layer.name] = None
         return list(names)
+
+    def _sums_over(self, units: np.ndarray, empty: np.ndarray) -> list[str]:
+        """Why units stay for calls that mix channels without weights.
+
+        Args:
+            units: Integer array.
+            empty: Integer array: those of the units that have no weights.
+        """
+        reasons = []
+        for mixed in self._walk.sums:
+            mixes = self._units.of_slot[mixed.channels.slots]
+            not_zero = mixes[mixed.channels.constants != 0]
+            if np.isin(not_zero, empty).any():
+                reasons.append(
+                    f"masked filters stay: '{mixed.layer.name}' sums over "
+                    "them, and they are not 0"
+                )
+            elif mixed.reason and not self._removed[mixes].any():
+                if np.isin(mixes, units).any():
+                    reasons.append(mixed.reason)
+        return reasons
 
     def _removed_constant(self, reading: Reading) -> np.ndarray:
         """What a kernel made of the constants that it no longer reads."""

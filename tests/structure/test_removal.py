@@ -414,25 +414,10 @@ def test_a_model_cut_out_of_another():
     assert_equal_outputs(prunable, stripped, x)
 
 
-class Subclassed(keras.Model):
-    """A model without a graph."""
-
-    def __init__(self):
-        super().__init__()
-        self.dense = kprune.PrunableDense(2)
-
-    def call(self, x):
-        return self.dense(x)
-
-
 @pytest.mark.parametrize("function", [kprune.strip, kprune.compact])
 def test_bad_models(function):
     with pytest.raises(ValueError, match="not built.*keras.Input"):
         function(keras.Sequential([layers.Dense(2)]))
-    model = Subclassed()
-    model(np.ones((1, 2)))
-    with pytest.raises(ValueError, match="subclass Subclassed.*functional"):
-        function(model)
     with pytest.raises(ValueError, match="expected a `keras.Model`"):
         function("model.keras")
 

@@ -1,0 +1,65 @@
+"""Subclassed models that have no graph: their layers without wrappers."""
+
+import inspect
+
+import keras
+
+from kprune.structure import functional
+
+
+def unwrap(model: keras.Model, value) -> keras.Model:
+    """A model of the same class, with plain layers in place of prunable ones.
+
+    Args:
+        model: A built, subclassed `keras.Model` whose layers are wrapped in
+            its constructor.
+        value: Callable from a variable of `model` to the array that the new
+            model's variable gets.
+
+    Returns:
+        A new model, not compiled.
+
+    Raises:
+        ValueError: If the class cannot make such a model from its config.
+    """
+    plain = _made_from_config(model)
+    pairs = zip(functional.sublayers(model), functional.sublayers(plain))
+    # What a layer holds comes after it, and is built before it.
+    for old, new in reversed(list(pairs)):
+        if old.built and not new.built:
+            new.build_from_config(old.get_build_config() or {})
+            new.built = True
+    if [v.shape for v in model.weights] != [v.shape for v in plain.weights]:
+        raise ValueError(
+            _no_config(model, "what it makes has weights of other shapes")
+        )
+    for source, target in zip(model.weights, plain.weights):
+        target.assign(value(source))
+    wrapped = functional.prunable_layers(plain)
+    functional.replace_layers(plain, {layer: layer.layer for layer in wrapped})
+    return plain
+
+
+def _made_from_config(model) -> keras.Model:
+    kind = type(model)
+    parameters = inspect.signature(kind.__init__).parameters.values()
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    names = {parameter.name for parameter in parameters}
+    try:
+        config = {
+            name: argument
+            for name, argument in model.get_config().items()
+            # Keras adds its own, which not every constructor takes.
+            if takes_all or name in names
+        }
+        return kind.from_config(config)
+    except (TypeError, NotImplementedError) as error:
+        raise ValueError(_no_config(model, error)) from error
+
+
+def _no_config(model, problem) -> str:
+    return (
+        f"Cannot strip model '{model.name}': {type(model).__name__} cannot be "
+        f"made again from its config ({problem}). Give it a `get_config` that "
+        "returns the arguments of its constructor."
+    )
