@@ -77,6 +77,15 @@ class Filter(_Savable):
         multiple_of: Positive integer. The number of channels that are kept is
             rounded up to a multiple of it. One channel past the width of the
             kernel's tile is slow; 8 suits LiteRT in float32, 16 in int8.
+        pad_layer_norm: Boolean. Whether to cut the channels that a
+            LayerNormalization normalizes over as well: the residual width of
+            a transformer or a ConvNeXt. No smaller LayerNormalization gives
+            equal outputs, since its mean would be over fewer channels. So in
+            the stripped model each becomes a small nested model of the same
+            name, which pads what is left with zeros to the old width,
+            normalizes, and slices. That costs time at each of them, and their
+            weights keep their length. One option given to any layer counts
+            for the whole model.
 
     Example:
 
@@ -91,9 +100,15 @@ class Filter(_Savable):
     """
 
     multiple_of: int = 1
+    pad_layer_norm: bool = False
 
     def __post_init__(self):
         _positive("multiple_of", self.multiple_of)
+        if not isinstance(self.pad_layer_norm, bool):
+            raise ValueError(
+                "`pad_layer_norm` must be True or False. "
+                f"Received: pad_layer_norm={self.pad_layer_norm!r}"
+            )
 
     def removed_count(self, size: int, sparsity: float) -> int:
         """How many of `size` channels go after rounding.
@@ -270,7 +285,7 @@ def get(identifier) -> Granularity:
     Example:
 
     >>> kprune.granularities.get("filter")
-    Filter(multiple_of=1)
+    Filter(multiple_of=1, pad_layer_norm=False)
     """
     if isinstance(identifier, str) and identifier.lower() in _BUILT_IN:
         return _BUILT_IN[identifier.lower()]

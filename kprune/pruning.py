@@ -137,9 +137,11 @@ class Pruner:
         if of != self._of:
             self._of = of
             graph = readable_or_none(model)
-            self._graph = graph and channel_graph(
-                graph, pad_layer_norm=pad_layer_norm
-            )
+            self._graph = None
+            if graph is not None:
+                self._graph = channel_graph(
+                    graph, pad_layer_norm=pad_layer_norm
+                )
         return self._graph
 
     def _choose_slices(self, graph, layers, filters) -> dict:

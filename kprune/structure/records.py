@@ -17,10 +17,15 @@ class Tensor:
         shape: Tuple of integers and `None`, the batch axis included.
         axes: Dict from an axis to the channels along it. An axis that is not
             in it (model input, space, time) is of no interest.
+        dtype: String.
+        has_mask: Boolean. Whether it carries a mask, such as that of an
+            Embedding with `mask_zero=True`, or can.
     """
 
     shape: tuple
     axes: Axes
+    dtype: str | None = None
+    has_mask: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +101,10 @@ class Sum:
     Args:
         layer: The layer or operation that is called.
         channels: The `Channels` that it mixes.
+        reason: String. Why none of them is cut without an option that the
+            user can set, or empty.
     """
 
     layer: object
     channels: Channels
+    reason: str

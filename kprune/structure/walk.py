@@ -25,10 +25,14 @@ class Walk:
             constants of channels are what they are now. Without it only the
             structure counts, and the constants are what they will be once
             the channel's unit is masked.
+        pad_layer_norm: Boolean. Whether a unit may go through a
+            LayerNormalization where only the structure counts. Where weights
+            do, what is zero goes.
     """
 
-    def __init__(self, model, weigh: bool):
+    def __init__(self, model, weigh: bool, pad_layer_norm: bool = False):
         self.weigh = weigh
+        self.pad_layer_norm = pad_layer_norm
         self.table = SlotTable()
         self.bindings = {}
         self.readings = []
@@ -36,10 +40,12 @@ class Walk:
         self.configs = {}
         self.scales = {}
         self.edits = {}
+        self.padded = {}
         self.operations = {}
         self.held = []
         self.masks = {}
         self.visited = set()
+        self._is_inside_masked = False
         self._has_masks = bool(functional.prunable_layers(model))
         self._owners = functional.owners(model)
         outputs = self._follow(model, [{} for _ in model.inputs])
@@ -238,7 +244,7 @@ class Walk:
             return Channels(slots, unknown(len(slots)))
         return Channels(slots, np.zeros(len(slots)))
 
-    def sum_over(self, layer, channels: Channels) -> None:
+    def sum_over(self, layer, channels: Channels, reason="") -> None:
         """Says that a call mixes channels without weights.
 
         A sum, a mean square, a product of two tensors: exact only if what
@@ -247,9 +253,11 @@ class Walk:
         Args:
             layer: The layer or operation.
             channels: The `Channels` that it mixes.
+            reason: String. Why none of them is cut without an option that
+                the user can set.
         """
         if self.weigh:
-            self.sums.append(Sum(layer, channels))
+            self.sums.append(Sum(layer, channels, reason))
         else:
             self.table.freeze(
                 channels.slots[channels.constants != 0],
@@ -282,6 +290,27 @@ class Walk:
         """
         if variable is not None:
             self.scales.setdefault(id(variable), (slots, factor))
+
+    def pad(self, layer, slots, like: Tensor) -> None:
+        """Says that a layer sees zeros where these slots go.
+
+        In the rebuilt model it stands between a pad of its last axis and a
+        slice, and its weights keep their length.
+
+        Args:
+            layer: A layer whose outputs have the shape of its input.
+            slots: Integer array: the slots along the last axis.
+            like: `Tensor`: its input.
+        """
+        known, rank, dtype = self.padded.setdefault(
+            id(layer), (slots, len(like.shape), like.dtype)
+        )
+        self.table.tie(known, slots)
+        if id(layer) not in self.visited:
+            self.table.freeze(slots, f"'{layer.name}' is inside another layer")
+        if (rank, dtype) != (len(like.shape), like.dtype):
+            reason = f"'{layer.name}' takes tensors of several ranks or dtypes"
+            self.table.freeze(slots, reason)
 
     def edit(self, call: LayerCall, slots, change) -> None:
         """Says that the arguments of a call change with these slots.
@@ -331,14 +360,19 @@ class Walk:
 
     def _follow(self, model, inputs: list[Axes]) -> list[Axes]:
         traced = {
-            id(tensor): Tensor(tuple(tensor.shape), axes)
+            id(tensor): self._tensor(tensor, axes)
             for tensor, axes in zip(model.inputs, inputs)
         }
         for call in functional.calls(model):
             outputs = self._apply(call, traced)
             for tensor, axes in zip(call.outputs, outputs):
-                traced[id(tensor)] = Tensor(tuple(tensor.shape), axes)
+                traced[id(tensor)] = self._tensor(tensor, axes)
         return [traced[id(tensor)].axes for tensor in model.outputs]
+
+    def _tensor(self, tensor, axes) -> Tensor:
+        # A nested model's own graph does not know what it is called with.
+        has_mask = self._is_inside_masked or functional.has_mask(tensor)
+        return Tensor(tuple(tensor.shape), axes, tensor.dtype, has_mask)
 
     def _apply(self, call, traced) -> list[Axes]:
         operation = call.operation
@@ -349,7 +383,11 @@ class Walk:
         self.visited.add(id(operation))
         inputs = tuple(traced[id(tensor)] for tensor in call.inputs)
         if functional.has_graph(operation):
-            return self._follow(operation, [tensor.axes for tensor in inputs])
+            outside = self._is_inside_masked
+            self._is_inside_masked = any(x.has_mask for x in inputs)
+            outputs = self._follow(operation, [x.axes for x in inputs])
+            self._is_inside_masked = outside
+            return outputs
         rule = rules.rule_for(operation)
         refusal = self._refusal(operation) if rule else rules.no_rule(operation)
         if refusal is None:
