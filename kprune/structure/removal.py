@@ -238,19 +238,20 @@ class Removal:
             units: Integer array.
             empty: Integer array: those of the units that have no weights.
         """
-        reasons = []
+        masked, uncut = [], []
         for mixed in self._walk.sums:
             mixes = self._units.of_slot[mixed.channels.slots]
             not_zero = mixes[mixed.channels.constants != 0]
             if np.isin(not_zero, empty).any():
-                reasons.append(
+                masked.append(
                     f"masked filters stay: '{mixed.layer.name}' sums over "
                     "them, and they are not 0"
                 )
             elif mixed.reason and not self._removed[mixes].any():
                 if np.isin(mixes, units).any():
-                    reasons.append(mixed.reason)
-        return reasons
+                    uncut.append(mixed.reason)
+        # One option is the same for every layer of a deep stack.
+        return masked + uncut[:1]
 
     def _removed_constant(self, reading: Reading) -> np.ndarray:
         """What a kernel made of the constants that it no longer reads."""

@@ -96,8 +96,9 @@ def rms_normalization(walk, call):
     last = len(x.shape) - 1
     over = _over(layer, x)
     if over != {last}:
-        reason = f"'{layer.name}' (RMSNormalization) has other axes"
-        return [_frozen_over(walk, call, over, reason)]
+        # Keras scales the last axis whichever it normalizes over.
+        walk.freeze(x.axes, f"'{layer.name}' (RMSNormalization) has other axes")
+        return [{}]
     scale = walk.variable(layer, "scale")
     channels = x.axes.get(last)
     _bind(walk, layer, ("scale",), channels)
