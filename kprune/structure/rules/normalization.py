@@ -53,7 +53,9 @@ def layer_normalization(walk, call):
     name = f"'{layer.name}' (LayerNormalization)"
     over = _over(layer, x)
     if over != {last}:
-        return [_frozen_over(walk, call, over, f"{name} has other axes")]
+        # Backends differ in which axes they normalize over then.
+        walk.freeze(x.axes, f"{name} has other axes")
+        return [{}]
     gamma, beta = (walk.variable(layer, part) for part in ("gamma", "beta"))
     # A position of another axis is normalized alone, and zeros become beta.
     axes = {
@@ -174,22 +176,16 @@ def normalization(walk, call):
     along = {axis % len(x.shape) for axis in layer.axis}
     if layer.input_mean is not None and np.ndim(layer.input_mean) == 0:
         along = set()
-    reason = f"'{layer.name}' (Normalization) has statistics along it"
-    return [_frozen_over(walk, call, along, reason)]
+    for axis in along & set(x.axes):
+        reason = f"'{layer.name}' (Normalization) has statistics along it"
+        walk.freeze({axis: x.axes[axis]}, reason)
+    return [{a: c.varying() for a, c in x.axes.items() if a not in along}]
 
 
 def _over(layer, x) -> set:
     """The axes that a layer normalizes over."""
     axes = layer.axis if isinstance(layer.axis, (list, tuple)) else [layer.axis]
     return {axis % len(x.shape) for axis in axes}
-
-
-def _frozen_over(walk, call, over, reason) -> dict:
-    """The other axes, once those that a layer normalizes over are frozen."""
-    (x,) = call.inputs
-    for axis in over & set(x.axes):
-        walk.freeze({axis: x.axes[axis]}, reason)
-    return {a: c.varying() for a, c in x.axes.items() if a not in over}
 
 
 def _bind(walk, layer, names, channels) -> None:
