@@ -66,6 +66,7 @@ def no_rule(operation) -> str:
 # Importing a module of rules registers them.
 from kprune.structure.rules import (  # noqa: E402, F401
     activations,
+    dense,
     kernels,
     merging,
     normalization,

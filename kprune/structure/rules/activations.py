@@ -55,6 +55,11 @@ def activate(walk, layer, axes: dict) -> dict:
     return {}
 
 
+def is_elementwise(function) -> bool:
+    """Whether a function is known to act on each element alone."""
+    return function in _ELEMENTWISE
+
+
 def elementwise(axes: dict, function) -> dict:
     """The axes behind a function that acts on each element alone."""
     return {
@@ -85,3 +90,63 @@ def activation_layer(walk, call):
 def elementwise_layer(walk, call):
     """A layer that acts on each element alone."""
     return [elementwise(call.inputs[0].axes, call.layer)]
+
+
+@register_rule(layers.PReLU)
+def prelu(walk, call):
+    """A slope for each channel, unless it is shared along that axis."""
+    (x,) = call.inputs
+    layer = call.layer
+    alpha = walk.variable(layer, "alpha")
+    shared = layer.shared_axes or ()
+    for axis in range(1, len(x.shape)):
+        if axis in shared:
+            continue
+        if axis in x.axes:
+            walk.bind(layer, alpha, axis - 1, x.axes[axis].slots)
+        else:
+            walk.hold(layer, alpha, axis - 1)
+    return [
+        {
+            axis: Channels(
+                channels.slots, _slope(walk, alpha, axis - 1, channels)
+            )
+            for axis, channels in x.axes.items()
+        }
+    ]
+
+
+def _slope(walk, alpha, axis, channels):
+    """The constants behind a PReLU."""
+    constants = channels.constants
+    slopes = np.full(len(channels), np.nan)
+    if walk.weigh:
+        value = np.moveaxis(walk.value(alpha), axis, -1)
+        value = value.reshape(-1, value.shape[-1])
+        same = (value == value[0]).all(axis=0)
+        slopes[:] = np.where(same, value[0], np.nan)
+    return np.where(constants < 0, slopes * constants, constants)
+
+
+@register_rule(layers.Softmax)
+def softmax(walk, call):
+    """A softmax mixes what is along its axes; the others pass."""
+    x, *masks = call.inputs
+    layer = call.layer
+    axes = layer.axis if isinstance(layer.axis, (list, tuple)) else [layer.axis]
+    mixed = {axis % len(x.shape) for axis in axes}
+    passed = {}
+    for axis, channels in x.axes.items():
+        if axis in mixed:
+            reason = f"'{layer.name}' normalizes over it"
+            walk.table.freeze(channels.slots, reason)
+        else:
+            passed[axis] = channels.varying()
+    for mask in masks:
+        reason = f"'{layer.name}' has a mask along it"
+        walk.freeze(mask.axes, reason)
+        for axis, channels in passed.items():
+            along = axis - len(x.shape) + len(mask.shape)
+            if along >= 0 and mask.shape[along] != 1:
+                walk.table.freeze(channels.slots, reason)
+    return [passed]
