@@ -105,3 +105,23 @@ def test_glu_stays():
     )
     (reason,) = reasons(model, "first")
     assert reason == "activation 'glu' of 'glu' can mix channels"
+
+
+def test_a_layer_as_activation():
+    model = stack(
+        (6,),
+        layers.Dense(8, activation=layers.LeakyReLU(0.2), name="first"),
+        layers.Dense(3),
+    )
+    smaller = shrunk(model, samples(model))
+    assert sizes(smaller, "first", "units") == [4]
+
+
+def test_a_layer_with_weights_as_activation_stays():
+    model = stack(
+        (6,),
+        layers.Dense(8, activation=layers.PReLU(name="slopes"), name="first"),
+        layers.Dense(3),
+    )
+    (reason,) = reasons(model, "first")
+    assert "'first' can mix channels" in reason

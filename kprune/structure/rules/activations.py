@@ -35,6 +35,8 @@ _ELEMENTWISE = {
     activations.threshold,
 }
 
+_LAYERS = (layers.ELU, layers.LeakyReLU, layers.ReLU)
+
 
 def activate(walk, layer, axes: dict) -> dict:
     """The axes behind the activation that a layer applies to its output.
@@ -48,7 +50,7 @@ def activate(walk, layer, axes: dict) -> dict:
         The axes behind it; none where it mixes channels.
     """
     function = layer.activation
-    if function is None or function in _ELEMENTWISE:
+    if function is None or is_elementwise(function):
         return elementwise(axes, function or activations.linear)
     name = getattr(function, "__name__", repr(function))
     walk.freeze(axes, f"activation '{name}' of '{layer.name}' can mix channels")
@@ -57,7 +59,7 @@ def activate(walk, layer, axes: dict) -> dict:
 
 def is_elementwise(function) -> bool:
     """Whether a function is known to act on each element alone."""
-    return function in _ELEMENTWISE
+    return function in _ELEMENTWISE or isinstance(function, _LAYERS)
 
 
 def elementwise(axes: dict, function) -> dict:
@@ -86,7 +88,7 @@ def activation_layer(walk, call):
     return [activate(walk, call.layer, call.inputs[0].axes)]
 
 
-@register_rule(layers.ELU, layers.LeakyReLU, layers.ReLU)
+@register_rule(*_LAYERS)
 def elementwise_layer(walk, call):
     """A layer that acts on each element alone."""
     return [elementwise(call.inputs[0].axes, call.layer)]
@@ -98,9 +100,8 @@ def prelu(walk, call):
     (x,) = call.inputs
     layer = call.layer
     alpha = walk.variable(layer, "alpha")
-    shared = layer.shared_axes or ()
     for axis in range(1, len(x.shape)):
-        if axis in shared:
+        if alpha.shape[axis - 1] == 1:
             continue
         if axis in x.axes:
             walk.bind(layer, alpha, axis - 1, x.axes[axis].slots)
