@@ -34,6 +34,14 @@ def test_sequential_models():
     assert not functional.has_graph(layers.Dense(2))
 
 
+def test_masks_of_symbolic_tensors():
+    inputs = keras.Input((4,))
+    assert not functional.has_mask(inputs)
+    masked = layers.Embedding(3, 2, mask_zero=True)(inputs)
+    assert functional.has_mask(masked)
+    assert functional.has_mask(layers.LayerNormalization()(masked))
+
+
 def test_sublayers_at_any_depth():
     inner = keras.Sequential([keras.Input((4,)), layers.Dense(2)])
     outer = keras.Sequential([keras.Input((4,)), inner, layers.Dense(3)])
