@@ -137,3 +137,30 @@ def shrunk(model, x, sparsity=0.5, granularity="filter", tolerance=EXACT):
     for one, other in zip(outputs(stripped, x), outputs(loaded, x)):
         np.testing.assert_array_equal(one, other)
     return stripped
+
+
+def branched(branches, shape):
+    """A model with each of some functions between Dense layers of its own.
+
+    Args:
+        branches: Dict from a name to a callable on symbolic tensors.
+        shape: Tuple: the shape of the model's input.
+
+    Returns:
+        Tuple of the model, which has an output for each branch, and data.
+    """
+    inputs = keras.Input(shape)
+    tensors = {}
+    for name, function in branches.items():
+        x = function(layers.Dense(8, name=f"{name}_made")(inputs))
+        if len(x.shape) > 3:
+            x = layers.Flatten()(x)
+        x = layers.Flatten()(layers.Dense(5)(x))
+        tensors[name] = layers.Dense(3)(x)
+    x = np.random.default_rng(1).normal(size=(4, *shape))
+    return keras.Model(inputs, tensors), x
+
+
+def units(model, names):
+    """Dict from each branch of `branched` to the units of its first layer."""
+    return {name: model.get_layer(f"{name}_made").units for name in names}

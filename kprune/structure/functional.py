@@ -131,8 +131,9 @@ def operation_classes(*names: str) -> tuple:
         AttributeError: If this Keras has no such operation.
     """
     from keras.src import ops
+    from keras.src.activations import activations
 
-    modules = (ops.numpy, ops.nn, ops.core, ops.math)
+    modules = (ops.numpy, ops.nn, ops.core, ops.math, ops.image, activations)
     return tuple(
         next(vars(m)[name] for m in modules if name in vars(m))
         for name in names

@@ -1,6 +1,7 @@
 """What the walk hands to the rules, and what it writes down."""
 
 import dataclasses
+import inspect
 
 import numpy as np
 
@@ -47,6 +48,11 @@ class LayerCall:
     args: tuple
     kwargs: dict
     key: int
+
+    def named(self) -> dict:
+        """The arguments of the call by their names; those not given lack."""
+        signature = inspect.signature(self.layer.call)
+        return signature.bind(*self.args, **self.kwargs).arguments
 
 
 @dataclasses.dataclass(frozen=True)

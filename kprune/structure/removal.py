@@ -189,26 +189,37 @@ class Removal:
 
     def _unused(self) -> np.ndarray:
         """Boolean array: the units that can go."""
+        kept = self._units.frozen.copy()
+        for mixed in self._walk.sums:
+            not_zero = mixed.channels.constants != 0
+            kept[self._units.of_slot[mixed.channels.slots[not_zero]]] = True
+        # No tensor and no variable may lose all of an axis.
+        spans = list(self._walk.spans.values())
+        spans += [b.slots for b in self._walk.bindings.values()]
+        while True:
+            removed = self._unneeded(kept)
+            emptied = [
+                along[0]
+                for slots in spans
+                if removed[along := self._units.of_slot[slots]].all()
+            ]
+            if not emptied:
+                return removed
+            # What stays of an axis needs what it reads.
+            kept[emptied] = True
+
+    def _unneeded(self, kept) -> np.ndarray:
+        """Boolean array: the units that can go if those of `kept` stay."""
         removed = np.zeros(len(self._units), bool)
         while True:
-            needed = self._units.frozen.copy()
-            for mixed in self._walk.sums:
-                not_zero = mixed.channels.constants != 0
-                needed[self._units.of_slot[mixed.channels.slots[not_zero]]] = (
-                    True
-                )
+            needed = kept.copy()
             for reading in self._walk.readings:
                 reads = self._units.of_slot[reading.channels.slots]
                 needed[reads[self._needs(reading, removed)]] = True
             if np.array_equal(~needed, removed):
-                break
+                return removed
             # Without these units more weights link to nothing.
             removed = ~needed
-        for binding in self._walk.bindings.values():
-            along = self._units.of_slot[binding.slots]
-            if removed[along].all():
-                removed[along[0]] = False
-        return removed
 
     def _needs(self, reading: Reading, removed: np.ndarray) -> np.ndarray:
         """Boolean array: the channels that a kernel's outputs depend on."""

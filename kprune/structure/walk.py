@@ -43,6 +43,7 @@ class Walk:
         self.padded = {}
         self.operations = {}
         self.held = []
+        self.spans = {}
         self.masks = {}
         self.visited = set()
         self._is_inside_masked = False
@@ -369,7 +370,19 @@ class Walk:
                 traced[id(tensor)] = self._tensor(tensor, axes)
         return [traced[id(tensor)].axes for tensor in model.outputs]
 
+    def _tie_calls(self, model, inputs) -> None:
+        """A nested model takes tensors of the same lengths at every call."""
+        for place, tensor in enumerate(inputs):
+            for axis in range(1, len(tensor.shape)):
+                key = ("inputs", place, axis)
+                if axis in tensor.axes:
+                    self.resize(model, key, tensor.axes[axis].slots)
+                else:
+                    self.hold(model, model, key)
+
     def _tensor(self, tensor, axes) -> Tensor:
+        for channels in axes.values():
+            self.spans[id(channels.slots)] = channels.slots
         # A nested model's own graph does not know what it is called with.
         has_mask = self._is_inside_masked or functional.has_mask(tensor)
         return Tensor(tuple(tensor.shape), axes, tensor.dtype, has_mask)
@@ -385,6 +398,7 @@ class Walk:
         if functional.has_graph(operation):
             outside = self._is_inside_masked
             self._is_inside_masked = any(x.has_mask for x in inputs)
+            self._tie_calls(operation, inputs)
             outputs = self._follow(operation, [x.axes for x in inputs])
             self._is_inside_masked = outside
             return outputs
@@ -394,9 +408,13 @@ class Walk:
             args, kwargs = call.fill_in(traced)
             shapes = tuple(tuple(tensor.shape) for tensor in call.outputs)
             key = id(call.outputs[0])
-            return rule(
+            outputs = rule(
                 self, LayerCall(operation, inputs, shapes, args, kwargs, key)
             )
+            for axes in outputs:
+                reason = f"'{operation.name}' puts it in the batch's place"
+                self.freeze({0: axes.pop(0)} if 0 in axes else {}, reason)
+            return outputs
         for tensor in inputs:
             self.freeze(tensor.axes, refusal)
         return [{} for _ in call.outputs]

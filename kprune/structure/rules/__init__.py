@@ -66,10 +66,15 @@ def no_rule(operation) -> str:
 # Importing a module of rules registers them.
 from kprune.structure.rules import (  # noqa: E402, F401
     activations,
+    contracting,
     dense,
+    elementwise,
+    indexing,
     kernels,
     merging,
     normalization,
     passing,
+    rearranging,
+    reducing,
     reshaping,
 )

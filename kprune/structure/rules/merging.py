@@ -1,103 +1,114 @@
-"""Rules of layers that merge several tensors."""
+"""Rules of layers and operations that merge several tensors."""
 
 import numpy as np
 from keras import layers
 
+from kprune.structure.functional import operation_classes
+from kprune.structure.records import Tensor
 from kprune.structure.rules import register_rule
-from kprune.structure.slots import Channels, concatenate, unknown
+from kprune.structure.rules.arguments import operand
+from kprune.structure.rules.broadcasting import (
+    equal,
+    merge,
+    merge_axis,
+    product,
+    strict,
+)
+from kprune.structure.slots import concatenate
+
+_COMBINED = {
+    layers.Add: strict(lambda *parts: np.sum(parts, axis=0)),
+    layers.Average: strict(lambda *parts: np.mean(parts, axis=0)),
+    layers.Maximum: strict(lambda *parts: np.max(parts, axis=0)),
+    layers.Minimum: strict(lambda *parts: np.min(parts, axis=0)),
+    layers.Multiply: product,
+    layers.Subtract: strict(np.subtract),
+}
 
 
-def _sum(first, second):
-    return first + second
+@register_rule(*_COMBINED)
+def merging_layer(walk, call):
+    """A function of equal positions ties them."""
+    kinds = type(call.layer).__mro__
+    combine = next(_COMBINED[kind] for kind in kinds if kind in _COMBINED)
+    rank = len(call.output_shapes[0])
+    tensors = [_with_rank(tensor, rank) for tensor in call.inputs]
+    return [merge(walk, call, dict(enumerate(tensors)), combine)]
 
 
-def _product(first, second):
-    # A channel of zeros makes zeros of whatever it is multiplied with.
-    zero = (first == 0) | (second == 0)
-    return np.where(zero, 0.0, first * second)
-
-
-@register_rule(layers.Add)
-def add(walk, call):
-    """A sum ties equal positions."""
-    return [_merge(walk, call, _sum)]
-
-
-@register_rule(layers.Multiply)
-def multiply(walk, call):
-    """A product ties equal positions."""
-    return [_merge(walk, call, _product)]
-
-
-def _merge(walk, call, combine):
-    name = call.layer.name
-    (shape,) = call.output_shapes
-    if any(len(tensor.shape) != len(shape) for tensor in call.inputs):
-        for tensor in call.inputs:
-            walk.freeze(tensor.axes, f"'{name}' merges tensors of other ranks")
-        return {}
-    return {
-        axis: channels
-        for axis in range(1, len(shape))
-        if (channels := _merged_axis(walk, call, axis, combine)) is not None
+def _with_rank(tensor, rank: int) -> Tensor:
+    """A tensor with axes of 1 behind the batch, as Keras's layers merge it."""
+    more = rank - len(tensor.shape)
+    shape = (tensor.shape[0], *[1] * more, *tensor.shape[1:])
+    axes = {
+        axis + more if axis else 0: channels
+        for axis, channels in tensor.axes.items()
     }
-
-
-def _merged_axis(walk, call, axis, combine):
-    """The channels of one axis of a merged tensor, `None` if it has none."""
-    name = call.layer.name
-    length = call.output_shapes[0][axis]
-    full, spread = [], []
-    for tensor in call.inputs:
-        broadcasts = tensor.shape[axis] == 1 and length != 1
-        (spread if broadcasts else full).append(tensor.axes.get(axis))
-    for channels in filter(None, spread):
-        reason = f"'{name}' broadcasts it over an axis"
-        walk.table.freeze(channels.slots, reason)
-    labelled = [channels for channels in full if channels is not None]
-    if not labelled:
-        return None
-    merged = labelled[0]
-    for channels in labelled[1:]:
-        walk.tie(merged.slots, channels.slots)
-        constants = combine(merged.constants, channels.constants)
-        merged = Channels(merged.slots, constants)
-    if len(labelled) < len(full):
-        reason = f"'{name}' merges it with a tensor that cannot be cut"
-        walk.table.freeze(merged.slots, reason)
-    if spread or len(labelled) < len(full):
-        constants = combine(merged.constants, unknown(len(merged)))
-        merged = Channels(merged.slots, constants)
-    return merged
+    return Tensor(shape, axes)
 
 
 @register_rule(layers.Concatenate)
 def concatenate_layer(walk, call):
     """Along its axis the parts follow each other; others are tied."""
-    layer = call.layer
+    return [_concatenate(walk, call, call.inputs)]
+
+
+@register_rule(*operation_classes("Concatenate"))
+def concatenate_operation(walk, call):
+    """As the layer; arrays can be among the parts."""
+    return [_concatenate(walk, call, _parts(call.named()["xs"]))]
+
+
+def _concatenate(walk, call, tensors) -> dict:
     (shape,) = call.output_shapes
-    along = layer.axis % len(shape)
-    axes = {
-        axis: channels
-        for axis in range(1, len(shape))
-        if axis != along
-        and (channels := _tied_axis(walk, call, axis)) is not None
-    }
-    parts = [tensor.axes.get(along) for tensor in call.inputs]
+    along = call.layer.axis % len(shape)
+    axes = _tied(walk, call, tensors, but=along)
+    parts = [tensor.axes.get(along) for tensor in tensors]
     if any(part is not None for part in parts):
-        reason = f"'{layer.name}' joins it to what is cut"
+        reason = f"'{call.layer.name}' joins it to what is cut"
         axes[along] = concatenate(
             [
                 walk.fresh_frozen(tensor.shape[along], reason)
                 if part is None
                 else part
-                for tensor, part in zip(call.inputs, parts)
+                for tensor, part in zip(tensors, parts)
             ]
         )
-    return [axes]
+    return axes
 
 
-def _tied_axis(walk, call, axis):
-    """An axis that all parts share: equal positions go together."""
-    merged = _merged_axis(walk, call, axis, _sum)
-    return None if merged is None else merged.varying()
+@register_rule(*operation_classes("Stack"))
+def stack(walk, call):
+    """The parts lie along a new axis; their own axes are tied."""
+    (shape,) = call.output_shapes
+    along = call.layer.axis % len(shape)
+    tensors = [
+        Tensor(
+            (*part.shape[:along], 1, *part.shape[along:]),
+            {a + (a >= along): c for a, c in part.axes.items()},
+        )
+        for part in _parts(call.named()["x"])
+    ]
+    return [_tied(walk, call, tensors, but=along)]
+
+
+def _parts(values) -> list[Tensor]:
+    """The tensors of a list; an array is a tensor that cannot be cut."""
+    parts = [operand(value) for value in values]
+    return [
+        part if isinstance(part, Tensor) else Tensor(part.shape, {})
+        for part in parts
+    ]
+
+
+def _tied(walk, call, tensors, but: int) -> dict:
+    """The axes that all parts share: equal positions go together."""
+    rank = len(call.output_shapes[0])
+    operands = dict(enumerate(tensors))
+    return {
+        axis: channels
+        for axis in range(rank)
+        if axis != but
+        and (channels := merge_axis(walk, call, operands, axis, equal, []))
+        is not None
+    }

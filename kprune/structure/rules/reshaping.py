@@ -29,10 +29,22 @@ def reshape(walk, call):
     layer = call.layer
     (shape,) = call.output_shapes
     axes = regroup(walk, layer, x.axes, x.shape, shape)
-    for axis, channels in axes.items():
-        if layer.target_shape[axis - 1] != -1:
-            walk.resize(layer, ("target_shape", axis - 1), channels.slots)
+    for place, size in enumerate(layer.target_shape):
+        key = ("target_shape", place)
+        if size == -1:
+            continue
+        if place + 1 in axes:
+            walk.resize(layer, key, axes[place + 1].slots)
+        else:
+            walk.hold(layer, layer, key)
     return [axes]
+
+
+@register_rule(layers.RepeatVector)
+def repeat_vector(walk, call):
+    """A new axis comes in front of the channels."""
+    (x,) = call.inputs
+    return [{axis + 1 if axis else 0: c for axis, c in x.axes.items()}]
 
 
 @register_rule(layers.Permute)
@@ -56,10 +68,6 @@ def regroup(walk, layer, axes: dict, before: tuple, after: tuple) -> dict:
     Returns:
         The axes behind it.
     """
-    if None in before[1:] or None in after[1:]:
-        if axes:
-            walk.freeze(axes, f"'{layer.name}' reshapes an unknown size")
-        return {}
     regrouped = {}
     for sources, targets in _blocks(before, after):
         found = [axis for axis in sources if axis in axes]
@@ -70,9 +78,10 @@ def regroup(walk, layer, axes: dict, before: tuple, after: tuple) -> dict:
             if axis != source:
                 reason = f"'{layer.name}' merges it with a longer axis"
                 walk.table.freeze(axes[axis].slots, reason)
-        wide = [axis for axis in targets if after[axis] > 1]
-        if not wide:
-            reason = f"'{layer.name}' leaves a single channel"
+        wide = [axis for axis in targets if after[axis] != 1]
+        sizes = [before[a] for a in sources] + [after[a] for a in wide]
+        if not wide or None in sizes:
+            reason = f"'{layer.name}' leaves no axis of a known size for it"
             walk.table.freeze(axes[source].slots, reason)
             continue
         target, channels = _carry(
@@ -87,27 +96,33 @@ def regroup(walk, layer, axes: dict, before: tuple, after: tuple) -> dict:
 
 
 def _blocks(before, after):
-    """Pairs of runs of axes, before and after, that hold the same elements."""
-    i = j = 1
-    while i < len(before) or j < len(after):
+    """Pairs of runs of axes, before and after, that hold the same elements.
+
+    From the right, since the batch on the left is of unknown size; all that is
+    left of an unknown size makes one block.
+    """
+    i, j = len(before), len(after)
+    while i or j:
         sources, targets = [], []
         sizes = [1, 1]
-        while True:
-            if sizes[0] <= sizes[1] and i < len(before):
-                sources.append(i)
+        while i or j:
+            if i and (sizes[0] <= sizes[1] or not j):
+                if before[i - 1] is None:
+                    break
+                i -= 1
+                sources.insert(0, i)
                 sizes[0] *= before[i]
-                i += 1
-            elif j < len(after):
-                targets.append(j)
-                sizes[1] *= after[j]
-                j += 1
             else:
-                sources.extend(range(i, len(before)))
-                i = len(before)
+                if after[j - 1] is None:
+                    break
+                j -= 1
+                targets.insert(0, j)
+                sizes[1] *= after[j]
             if sizes[0] == sizes[1] and sources and targets:
                 break
-            if i == len(before) and j == len(after):
-                break
+        if sizes[0] != sizes[1] or not (sources and targets):
+            sources, targets = [*range(i), *sources], [*range(j), *targets]
+            i = j = 0
         yield sources, targets
 
 
