@@ -66,9 +66,11 @@ def no_rule(operation) -> str:
 # Importing a module of rules registers them.
 from kprune.structure.rules import (  # noqa: E402, F401
     activations,
+    applications,
     contracting,
     dense,
     elementwise,
+    embeddings,
     indexing,
     kernels,
     merging,
