@@ -117,4 +117,4 @@ def masked_value(variable, mask) -> np.ndarray:
     if mask is None:
         return value
     mask = to_numpy(mask)
-    return value if mask.all() else np.where(mask, value, np.zeros_like(value))
+    return value if mask.all() else np.where(mask, value, value.dtype.type(0))

@@ -90,9 +90,16 @@ class Removal:
     def __init__(self, model):
         self._walk = Walk(model, weigh=True)
         self._units = self._walk.table.solve()
-        self._calls = {}
-        for reading in self._walk.readings:
-            self._calls.setdefault(id(reading.variable), []).append(reading)
+        readings = self._walk.readings
+        self._calls = _grouped(readings, lambda r: id(r.variable))
+        self._folding = _grouped(readings, lambda r: id(r.bias))
+        self._configs = _grouped(
+            self._walk.configs.items(), lambda item: item[0][0]
+        )
+        self._makers = _grouped(
+            (b for b in self._walk.bindings.values() if b.role == "out"),
+            lambda b: id(b.layer),
+        )
         self._removed = self._unused()
         self._keep = ~self._removed[self._units.of_slot]
 
@@ -100,16 +107,13 @@ class Removal:
         """How many of a layer's output channels go."""
         return sum(
             int(np.count_nonzero(~self._keep[binding.slots]))
-            for binding in self._walk.bindings.values()
-            if binding.layer is layer and binding.role == "out"
+            for binding in self._makers.get(id(layer), ())
         )
 
     def reasons(self, layer) -> list[str]:
         """Why output channels stay: frozen units, and readers to wrap."""
         reasons = {}
-        for binding in self._walk.bindings.values():
-            if binding.layer is not layer or binding.role != "out":
-                continue
+        for binding in self._makers.get(id(layer), ()):
             along = self._units.of_slot[binding.slots]
             for index in np.unique(self._units.reason_index[along]):
                 if index >= 0:
@@ -138,9 +142,9 @@ class Removal:
         """What changes in the config of a layer or operation."""
         operation = unwrapped(operation)
         changes = {}
-        for (owner, key), (slots, new) in self._walk.configs.items():
+        for (_, key), (slots, new) in self._configs.get(id(operation), ()):
             keep = self._keep[slots]
-            if owner != id(operation) or keep.all():
+            if keep.all():
                 continue
             name = key[0] if isinstance(key, tuple) else key
             old = changes.get(name, operation.get_config().get(name))
@@ -167,15 +171,15 @@ class Removal:
         A bias takes in what its layer read from removed constants.
         """
         array = self._walk.value(variable)
-        for reading in self._walk.readings:
-            if reading.bias is variable:
-                array = array + self._removed_constant(reading)
+        dtype = array.dtype
+        for reading in self._folding.get(id(variable), ()):
+            array = array + self._removed_constant(reading)
         if id(variable) in self._walk.scales:
             slots, factor = self._walk.scales[id(variable)]
             kept = int(np.count_nonzero(self._keep[slots]))
             if kept < len(slots):
                 array = array * factor(len(slots), kept)
-        array = array.astype(self._walk.value(variable).dtype, copy=False)
+        array = array.astype(dtype, copy=False)
         for axis in range(array.ndim):
             binding = self._walk.bindings.get((id(variable), axis))
             if binding is not None and not self._keep[binding.slots].all():
@@ -235,7 +239,7 @@ class Removal:
     def _readers_of(self, units: np.ndarray) -> list[str]:
         """The names of the layers that depend on any of these units."""
         names = {}
-        for reading in self._walk.readings:
+        for reading in self._walk.readings if len(units) else ():
             reads = self._units.of_slot[reading.channels.slots]
             needs = self._needs(reading, self._removed)
             if np.isin(reads[needs], units).any():
@@ -276,6 +280,14 @@ class Removal:
         )
         space = tuple(range(weights.ndim - 2))
         return constants @ weights.sum(axis=space, dtype=np.float64)
+
+
+def _grouped(items, key) -> dict:
+    """The items in lists, by what `key` returns for them."""
+    groups = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
 
 
 def _changed(old, keep, new):
