@@ -5,6 +5,7 @@ import tempfile
 import keras
 import numpy as np
 from keras import layers, ops
+from live import enliven
 
 import kprune
 
@@ -54,31 +55,6 @@ def compiled(model, learning_rate=1e-3):
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
-    return model
-
-
-def enliven(model, x):
-    """Gives BatchNormalization random weights and statistics of live data.
-
-    With random statistics alone hardly anything of the input reaches the
-    output of a deep net, and a comparison of outputs says little.
-    """
-    generator = np.random.default_rng(0)
-    norms = [
-        layer
-        for layer in model._flatten_layers()
-        if isinstance(layer, layers.BatchNormalization)
-    ]
-    for norm in norms:
-        norm.momentum = 0.0
-        for variable in norm.trainable_variables:
-            low, high = (0.5, 1.5) if "gamma" in variable.name else (-0.3, 0.3)
-            variable.assign(generator.uniform(low, high, variable.shape))
-    model(x, training=True)
-    for norm in norms:
-        norm.momentum = 0.99
-        jitter = generator.uniform(0.8, 1.25, norm.moving_variance.shape)
-        norm.moving_variance.assign(numpy(norm.moving_variance) * jitter)
     return model
 
 

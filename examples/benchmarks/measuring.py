@@ -74,9 +74,9 @@ def versions() -> str:
     )
 
 
-def print_table(table: rich.table.Table) -> None:
+def print_table(table: rich.table.Table, width: int = 80) -> None:
     """Prints a benchmark's one table, and what ran."""
-    console = rich.console.Console(width=80, highlight=False)
+    console = rich.console.Console(width=width, highlight=False)
     console.print(table)
     console.print(versions())
 
