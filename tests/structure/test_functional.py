@@ -69,3 +69,12 @@ def test_classes_of_their_own():
     inputs = keras.Input((2,))
     assert not functional.is_custom_class(keras.Model(inputs, inputs))
     assert functional.is_custom_class(Own())
+
+
+def test_classes_of_operations():
+    x = keras.Input((4, 3))
+    nodes = [keras.ops.transpose(x), x + 1, keras.activations.relu(x, 0.1)]
+    assert functional.operation_classes("Transpose", "Add", "ReLU") == tuple(
+        type(functional.calls(keras.Model(x, node))[-1].operation)
+        for node in nodes
+    )
