@@ -178,6 +178,22 @@ def has_mask(tensor) -> bool:
     return getattr(tensor, "_keras_mask", None) is not None
 
 
+def attention_projections(layer) -> dict:
+    """The layers that project inside an attention layer with heads.
+
+    Args:
+        layer: A built `keras.layers.MultiHeadAttention` or
+            `keras.layers.GroupQueryAttention`.
+
+    Returns:
+        Dict from `"query"`, `"key"`, `"value"`, `"output"` and, if it has
+        one, `"gate"` to a `keras.layers.EinsumDense`.
+    """
+    names = ("query", "key", "value", "output", "gate")
+    found = {name: getattr(layer, f"_{name}_dense", None) for name in names}
+    return {name: part for name, part in found.items() if part is not None}
+
+
 def sublayers(layer) -> list:
     """All layers below a layer or model, at any depth, each once."""
     return layer._flatten_layers(include_self=False, recursive=True)

@@ -30,7 +30,21 @@ def clone(layer, config: dict | None = None):
         value = getattr(layer, key, None)
         if isinstance(value, types.FunctionType):
             whole[key] = value
-    return type(layer).from_config({**whole, **(config or {})})
+    return type(layer).from_config(_unbuilt({**whole, **(config or {})}))
+
+
+def _unbuilt(config):
+    """A config without the shapes that layers in it were built with."""
+    if isinstance(config, dict):
+        is_layer = "class_name" in config
+        return {
+            key: _unbuilt(value)
+            for key, value in config.items()
+            if not (is_layer and key == "build_config")
+        }
+    if isinstance(config, list):
+        return [_unbuilt(item) for item in config]
+    return config
 
 
 def padded(layer, width: int, new_width: int, rank: int, dtype: str):

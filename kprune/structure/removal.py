@@ -146,15 +146,9 @@ class Removal:
             keep = self._keep[slots]
             if keep.all():
                 continue
-            name = key[0] if isinstance(key, tuple) else key
+            name, *path = key if isinstance(key, tuple) else (key,)
             old = changes.get(name, operation.get_config().get(name))
-            if isinstance(key, tuple):
-                changes[name] = tuple(
-                    _changed(size, keep, new) if index == key[1] else size
-                    for index, size in enumerate(old)
-                )
-            else:
-                changes[name] = _changed(old, keep, new)
+            changes[name] = _changed(old, path, keep, new)
         return changes
 
     def new_arguments(self, call, args, kwargs) -> tuple:
@@ -207,10 +201,21 @@ class Removal:
                 for slots in spans
                 if removed[along := self._units.of_slot[slots]].all()
             ]
-            if not emptied:
+            staying = emptied + self._outnumbered(removed)
+            if not staying:
                 return removed
             # What stays of an axis needs what it reads.
-            kept[emptied] = True
+            kept[staying] = True
+
+    def _outnumbered(self, removed) -> list[int]:
+        """The units that have to stay so that balanced axes stay equal."""
+        units = []
+        for pair in self._walk.balanced:
+            along = [self._units.of_slot[slots] for slots in pair]
+            first, second = (np.count_nonzero(~removed[a]) for a in along)
+            fewer = along[0] if first < second else along[1]
+            units.extend(fewer[removed[fewer]][: abs(first - second)])
+        return units
 
     def _unneeded(self, kept) -> np.ndarray:
         """Boolean array: the units that can go if those of `kept` stay."""
@@ -290,9 +295,17 @@ def _grouped(items, key) -> dict:
     return groups
 
 
-def _changed(old, keep, new):
-    """A value of a config once channels went."""
-    return int(np.count_nonzero(keep)) if new is None else new(old, keep)
+def _changed(old, path, keep, new):
+    """A value of a config once channels went at the end of a path in it."""
+    if not path:
+        return int(np.count_nonzero(keep)) if new is None else new(old, keep)
+    step, *rest = path
+    if isinstance(old, dict):
+        return {**old, step: _changed(old[step], rest, keep, new)}
+    return tuple(
+        _changed(item, rest, keep, new) if index == step else item
+        for index, item in enumerate(old)
+    )
 
 
 def _empty_slices(walk: Walk, binding) -> np.ndarray:

@@ -43,6 +43,7 @@ class Walk:
         self.padded = {}
         self.operations = {}
         self.held = []
+        self.balanced = []
         self.spans = {}
         self.masks = {}
         self.visited = set()
@@ -270,7 +271,8 @@ class Walk:
 
         Args:
             layer: The layer or operation.
-            key: The name in the config, or a tuple `(name, index)`.
+            key: The name in the config, or a tuple: the name, and the keys
+                and indices that lead to what changes in its value.
             slots: Integer array.
             new: Callable `(old value, keep) -> new value`, where `keep` is a
                 boolean array as long as `slots`. `None` stands for the number
@@ -330,6 +332,10 @@ class Walk:
         """Says that equal positions of two arrays of slots go together."""
         self.table.tie(first, second)
 
+    def balance(self, first: np.ndarray, second: np.ndarray) -> None:
+        """Says that as many slots of the one array stay as of the other."""
+        self.balanced.append((first, second))
+
     def fresh_frozen(self, length: int, reason: str) -> Channels:
         """Channels of an axis that nothing is known about: they stay."""
         slots = self.table.fresh(length)
@@ -347,6 +353,27 @@ class Walk:
         for axis, channels in axes.items():
             if axis != but:
                 self.table.freeze(channels.slots, reason)
+
+    def refusal(self, layer) -> str | None:
+        """Why a layer whose kind has a rule is not cut all the same.
+
+        Args:
+            layer: A layer or an operation.
+
+        Returns:
+            The reason, `None` if it can be cut.
+        """
+        if not isinstance(layer, keras.layers.Layer):
+            return None
+        if getattr(layer, "quantization_mode", None) is not None:
+            return f"'{layer.name}' is quantized"
+        if getattr(layer, "lora_enabled", False):
+            return f"'{layer.name}' has LoRA weights; merge them first"
+        for variable in layer.weights:
+            owners = self._owners[id(variable)]
+            if len(owners) > 1:
+                return f"{' and '.join(map(repr, owners))} share weights"
+        return None
 
     # The walk itself.
 
@@ -403,7 +430,7 @@ class Walk:
             self._is_inside_masked = outside
             return outputs
         rule = rules.rule_for(operation)
-        refusal = self._refusal(operation) if rule else rules.no_rule(operation)
+        refusal = self.refusal(operation) if rule else rules.no_rule(operation)
         if refusal is None:
             args, kwargs = call.fill_in(traced)
             shapes = tuple(tuple(tensor.shape) for tensor in call.outputs)
@@ -418,20 +445,6 @@ class Walk:
         for tensor in inputs:
             self.freeze(tensor.axes, refusal)
         return [{} for _ in call.outputs]
-
-    def _refusal(self, layer) -> str | None:
-        """Why a layer whose kind has a rule is not cut all the same."""
-        if not isinstance(layer, keras.layers.Layer):
-            return None
-        if getattr(layer, "quantization_mode", None) is not None:
-            return f"'{layer.name}' is quantized"
-        if getattr(layer, "lora_enabled", False):
-            return f"'{layer.name}' has LoRA weights; merge them first"
-        for variable in layer.weights:
-            owners = self._owners[id(variable)]
-            if len(owners) > 1:
-                return f"{' and '.join(map(repr, owners))} share weights"
-        return None
 
 
 def _any(filled, axes: tuple) -> np.ndarray:

@@ -62,6 +62,23 @@ def test_layers_that_only_applications_have():
     assert float(add([x, x])[0, 0]) == 1.5
 
 
+def test_the_projections_of_attention_layers():
+    x = keras.Input((3, 4))
+    for layer in (
+        layers.MultiHeadAttention(2, 5),
+        layers.GroupQueryAttention(5, 2, 1),
+    ):
+        layer(x, x)
+        found = functional.attention_projections(layer)
+        assert set(found) == {"query", "key", "value", "output"}
+        assert found["query"].kernel.shape == (4, 2, 5)
+        assert found["output"].kernel.shape == (2, 5, 4)
+    gated = layers.MultiHeadAttention(2, 5, use_gate=True)
+    gated(x, x)
+    found = functional.attention_projections(gated)
+    assert found["gate"].kernel.shape == (4, 2, 5)
+
+
 def test_classes_of_their_own():
     class Own(keras.Model):
         pass

@@ -6,13 +6,19 @@ and a `LayerCall`, and returns one dict per output, from axis to `Channels`.
 An operation without a rule freezes what it reads: never a guess.
 """
 
+import itertools
+
 _RULES = {}
+
+# What a subclass may define anew and still compute the same.
+_ALWAYS_OWN = {"from_config", "get_config"}
 
 
 def register_rule(*kinds):
     """Registers a rule for classes of layers or operations.
 
-    The rule holds for subclasses too, unless they have a `call` of their own.
+    The rule holds for subclasses too, unless they have methods of their own
+    in place of inherited ones, but for the constructor and the config's.
 
     Args:
         *kinds: Classes.
@@ -54,8 +60,19 @@ def rule_for(operation):
     kind = type(operation)
     for base in kind.__mro__:
         if base in _RULES:
-            return _RULES[base] if kind.call is base.call else None
+            return None if _overrides(kind, base) else _RULES[base]
     return None
+
+
+def _overrides(kind, base) -> bool:
+    """Whether a class computes anything in another way than its base."""
+    own = itertools.takewhile(lambda c: c is not base, kind.__mro__)
+    return any(
+        hasattr(base, name)
+        for derived in own
+        for name in vars(derived)
+        if not name.startswith("__") and name not in _ALWAYS_OWN
+    )
 
 
 def no_rule(operation) -> str:
@@ -67,6 +84,7 @@ def no_rule(operation) -> str:
 from kprune.structure.rules import (  # noqa: E402, F401
     activations,
     applications,
+    attention,
     contracting,
     dense,
     elementwise,
@@ -76,7 +94,9 @@ from kprune.structure.rules import (  # noqa: E402, F401
     merging,
     normalization,
     passing,
+    recurrent,
     rearranging,
     reducing,
     reshaping,
+    wrapping,
 )
