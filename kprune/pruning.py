@@ -101,6 +101,8 @@ class Pruner:
         if filters:
             pads = any(f.pad_layer_norm for _, f in filters.values())
             graph = self._read_graph(model, pads)
+        if graph is not None and len(filters) == len(layers):
+            _check_any_free(model, graph, layers)
         slices = self._choose_slices(graph, layers, filters) if graph else {}
         for layer, share in zip(layers, shares):
             masked_by_units = (
@@ -222,6 +224,22 @@ class Pruner:
                 "`keras.callbacks.TerminateOnNaN()`."
             )
         return scores, dead
+
+
+def _check_any_free(model, graph, layers) -> None:
+    """Raises if all filters of all layers have to stay."""
+    reasons = {}
+    for layer in layers:
+        if not graph.has_layer(layer.layer):
+            return
+        if graph.has_free_filters(layer.layer):
+            return
+        reasons.update(dict.fromkeys(graph.frozen_reasons(layer.layer)))
+    raise ValueError(
+        f"No filter of model '{model.name}' can be removed: "
+        f"{'; '.join(reasons)}. Prune single weights instead, with "
+        "`granularity='unstructured'`, or wrap more layers."
+    )
 
 
 def trainable_layers(model: keras.Model) -> list:

@@ -287,3 +287,13 @@ def test_weights_that_cannot_be_ranked_are_named(bad):
     with pytest.raises(ValueError, match="'kernel' of layer 'prunable_broken'"):
         kprune.prune(model, 0.5)
     assert _mask(model).all()
+
+
+def test_where_all_filters_have_to_stay_the_reason_is_named():
+    model = keras.Sequential(
+        [keras.Input((4,)), kprune.PrunableDense(8, name="only")]
+    )
+    with pytest.raises(ValueError, match="No filter.*output of the model"):
+        kprune.prune(model, 0.5, granularity="filter")
+    kprune.prune(model, 0.5, granularity="unstructured")
+    assert model.layers[0].sparsity == 0.5

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from kprune.structure import flattening, functional
-from kprune.structure.records import Binding
+from kprune.structure.records import Binding, Merge
 from kprune.structure.slots import Units
 from kprune.structure.walk import Walk
 
@@ -21,12 +21,14 @@ class ChannelGraph:
     Args:
         units: The `Units`: connected sets of channels, and why some stay.
         bindings: Tuple of `Binding`: which axis of which variable holds them.
+        merges: Tuple of `Merge`: which calls make one tensor of several.
         visited: Frozen set of the ids of the layers that are in the graph,
             those without channels too.
     """
 
     units: Units
     bindings: tuple[Binding, ...]
+    merges: tuple[Merge, ...]
     visited: frozenset
 
     def has_layer(self, layer) -> bool:
@@ -40,6 +42,14 @@ class ChannelGraph:
                 return self.units.of_slot[binding.slots]
         return None
 
+    def has_free_filters(self, layer) -> bool:
+        """Whether any output channel of a layer can be cut."""
+        return any(
+            not self.units.frozen[self.units.of_slot[binding.slots]].all()
+            for binding in self.bindings
+            if binding.layer is layer and binding.role == "out"
+        )
+
     def frozen_reasons(self, layer) -> list[str]:
         """Why output channels of a layer stay; empty if all can be cut."""
         found = {}
@@ -52,12 +62,24 @@ class ChannelGraph:
         return list(found)
 
     def __str__(self) -> str:
-        members = collections.defaultdict(list)
-        for binding in self.bindings:
-            name = f"{binding.layer.name}.{binding.variable.name}"
-            side = {"out": " out", "in": " in", "through": ""}[binding.role]
-            for place, unit in enumerate(self.units.of_slot[binding.slots]):
-                members[int(unit)].append(f"{name}{side} {place}")
+        makers = {id(b.layer) for b in self.bindings if b.role == "out"}
+        members = collections.defaultdict(dict)
+        merges = collections.defaultdict(list)
+        for merge in self.merges:
+            merges[merge.after].append(merge)
+        for index, binding in enumerate((*self.bindings, None)):
+            for merge in merges[index]:
+                for unit in np.unique(self.units.of_slot[merge.slots]):
+                    members[int(unit)][merge.layer.name] = None
+            if binding is None:
+                break
+            layer, along = binding.layer, self.units.of_slot[binding.slots]
+            name = f"{layer.name}.{binding.variable.name} {binding.role}"
+            for place, unit in enumerate(along):
+                if binding.role != "through":
+                    members[int(unit)][f"{name} {place}"] = None
+                elif id(layer) not in makers:
+                    members[int(unit)][layer.name] = None
         lines = []
         for unit in sorted(members):
             reason = self.units.reason(unit)
@@ -93,7 +115,7 @@ def channel_graph(
     ... ])
     >>> for line in str(kprune.structure.channel_graph(model)).splitlines():
     ...     print(line.partition(" (")[0])
-    unit 0: a.kernel out 0, a.bias 0, b.kernel in 0
+    unit 0: a.kernel out 0, b.kernel in 0
     unit 1
     """
     model = readable(model, "read the structure of")
@@ -101,6 +123,7 @@ def channel_graph(
     return ChannelGraph(
         walk.table.solve(),
         tuple(walk.bindings.values()),
+        tuple(walk.merges),
         frozenset(walk.visited),
     )
 

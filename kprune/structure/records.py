@@ -101,6 +101,21 @@ class Reading:
 
 
 @dataclasses.dataclass(frozen=True)
+class Merge:
+    """One call that makes one tensor of several.
+
+    Args:
+        layer: The layer or operation that is called.
+        slots: Integer array: the slots of what it makes.
+        after: Integer. How many bindings were written down before.
+    """
+
+    layer: object
+    slots: np.ndarray
+    after: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Sum:
     """One call that mixes channels without weights, so that only 0 can go.
 

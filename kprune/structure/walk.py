@@ -9,6 +9,7 @@ from kprune.structure.records import (
     Axes,
     Binding,
     LayerCall,
+    Merge,
     Reading,
     Sum,
     Tensor,
@@ -37,6 +38,7 @@ class Walk:
         self.bindings = {}
         self.readings = []
         self.sums = []
+        self.merges = []
         self.configs = {}
         self.scales = {}
         self.edits = {}
@@ -80,6 +82,13 @@ class Walk:
         """Ties a variable's axis to slots; `None` as variable is no harm."""
         if variable is None:
             return
+        if len(slots) != variable.shape[axis]:
+            raise ValueError(
+                f"A rule gives {len(slots)} slots to axis {axis} of "
+                f"'{variable.path}', a variable of shape "
+                f"{tuple(variable.shape)}. Correct the rule of "
+                f"{type(layer).__name__}."
+            )
         key = (id(variable), axis)
         if key in self.bindings:
             self.table.tie(self.bindings[key].slots, slots)
@@ -397,6 +406,12 @@ class Walk:
                 traced[id(tensor)] = self._tensor(tensor, axes)
         return [traced[id(tensor)].axes for tensor in model.outputs]
 
+    def _note_merge(self, operation, outputs) -> None:
+        slots = [c.slots for axes in outputs for c in axes.values()]
+        if slots:
+            merge = Merge(operation, np.concatenate(slots), len(self.bindings))
+            self.merges.append(merge)
+
     def _tie_calls(self, model, inputs) -> None:
         """A nested model takes tensors of the same lengths at every call."""
         for place, tensor in enumerate(inputs):
@@ -438,9 +453,12 @@ class Walk:
             outputs = rule(
                 self, LayerCall(operation, inputs, shapes, args, kwargs, key)
             )
+            rules.check_outputs(operation, rule, outputs, shapes)
             for axes in outputs:
                 reason = f"'{operation.name}' puts it in the batch's place"
                 self.freeze({0: axes.pop(0)} if 0 in axes else {}, reason)
+            if len(inputs) > 1:
+                self._note_merge(operation, outputs)
             return outputs
         for tensor in inputs:
             self.freeze(tensor.axes, refusal)

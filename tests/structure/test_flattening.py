@@ -96,6 +96,7 @@ def test_the_classes_of_layers_call_as_before():
     assert Block.__call__ is call
 
 
+@keras.saving.register_keras_serializable(package="tests")
 class Shift(layers.Layer):
     """A layer with a weight of its own beside the layers that it holds."""
 

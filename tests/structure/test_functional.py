@@ -50,18 +50,6 @@ def test_sublayers_at_any_depth():
     assert len(found) == len(set(map(id, found)))
 
 
-def test_layers_that_only_applications_have():
-    scale = functional.application_layer("LayerScale")(1e-6, 4)
-    scale.build((None, 4))
-    assert [id(v) for v in scale.weights] == [id(scale.gamma)]
-    assert scale.get_config()["projection_dim"] == 4
-    drop = functional.application_layer("StochasticDepth")(0.5)
-    x = keras.ops.ones((3, 2))
-    assert float(drop(x)[0, 0]) == 1
-    add = functional.application_layer("CustomScaleLayer")(0.5)
-    assert float(add([x, x])[0, 0]) == 1.5
-
-
 def test_the_projections_of_attention_layers():
     x = keras.Input((3, 4))
     for layer in (
@@ -77,6 +65,18 @@ def test_the_projections_of_attention_layers():
     gated(x, x)
     found = functional.attention_projections(gated)
     assert found["gate"].kernel.shape == (4, 2, 5)
+
+
+def test_layers_that_only_applications_have():
+    scale = functional.application_layer("LayerScale")(1e-6, 4)
+    scale.build((None, 4))
+    assert [id(v) for v in scale.weights] == [id(scale.gamma)]
+    assert scale.get_config()["projection_dim"] == 4
+    drop = functional.application_layer("StochasticDepth")(0.5)
+    x = keras.ops.ones((3, 2))
+    assert float(drop(x)[0, 0]) == 1
+    add = functional.application_layer("CustomScaleLayer")(0.5)
+    assert float(add([x, x])[0, 0]) == 1.5
 
 
 def test_classes_of_their_own():

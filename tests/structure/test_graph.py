@@ -11,20 +11,21 @@ from kprune.structure import channel_graph, register_rule, rules
 
 
 def test_the_graph_in_words():
-    model = keras.Sequential(
-        [
-            keras.Input((4, 4, 1)),
-            layers.Conv2D(2, 3, name="conv"),
-            layers.Flatten(),
-            layers.Dense(1, name="logits"),
-        ]
-    )
-    lines = str(channel_graph(model)).splitlines()
+    inputs = keras.Input((4, 4, 1))
+    x = layers.Conv2D(2, 3, name="first")(inputs)
+    y = layers.BatchNormalization(name="bn")(x)
+    y = layers.Conv2D(2, 1, name="second")(y)
+    x = layers.Add(name="add")([x, y])
+    x = layers.Dense(1, name="logits")(layers.Flatten()(x))
+    lines = str(channel_graph(keras.Model(inputs, x))).splitlines()
     assert lines[0] == (
-        "unit 0: conv.kernel out 0, conv.bias 0, logits.kernel in 0, "
-        "logits.kernel in 2, logits.kernel in 4, logits.kernel in 6"
+        "unit 0: first.kernel out 0, bn, second.kernel out 0, "
+        "second.kernel in 0, add, logits.kernel in 0, logits.kernel in 2, "
+        "logits.kernel in 4, logits.kernel in 6"
     )
+    assert lines[1].startswith("unit 1: first.kernel out 1, bn,")
     assert lines[2].startswith("unit 2 (stays: it is an output of the model")
+    assert lines[2].endswith("): logits.kernel out 0")
 
 
 def _reasons(*stack, shape=(8, 8, 3)):
@@ -58,7 +59,6 @@ class OtherDense(layers.Dense):
         ([Mixing(name="mix")], "'mix' (Mixing) has no rule"),
         ([OtherDense(4, name="other")], "'other' (OtherDense) has no rule"),
         ([layers.Activation("softmax", name="sm")], "'softmax' of 'sm'"),
-        ([layers.Conv2D(4, 3, groups=2, name="g")], "grouped convolution"),
         ([layers.BatchNormalization(axis=1, name="bn")], "'bn' averages over"),
         ([layers.ReLU(), layers.MaxPooling2D()], None),
     ],
@@ -123,6 +123,58 @@ def test_a_rule_of_a_user(float64):
         assert_equal_outputs(prunable, stripped, x)
     finally:
         rules._RULES.pop(Scale)
+
+
+def _length(walk, call):
+    (x,) = call.inputs
+    return [{1: x.axes[1].take(np.arange(2))}]
+
+
+def _number(walk, call):
+    return [*call.inputs[0].axes, {}]
+
+
+def _kind(walk, call):
+    return [call.inputs[0]]
+
+
+def _binding(walk, call):
+    (x,) = call.inputs
+    walk.bind(call.layer, call.layer.scale, 0, x.axes[1].slots[:2])
+    return [x.axes]
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        (_length, "`_length` of Scaled.*2 channels for axis 1.*'scaled'"),
+        (_number, "`_number` of Scaled must return a list of 1 dicts"),
+        (_kind, "`_kind` of Scaled.*Received: Tensor"),
+        (_binding, "2 slots to axis 0 of .*scaled/scale'.*rule of Scaled"),
+    ],
+)
+def test_a_rule_that_is_wrong_is_named(rule, message):
+    class Scaled(layers.Layer):
+        def build(self, shape):
+            self.scale = self.add_weight(name="scale", shape=(shape[-1],))
+
+        def call(self, x):
+            return x * self.scale
+
+    model = keras.Sequential(
+        [
+            keras.Input((3,)),
+            layers.Dense(4),
+            Scaled(name="scaled"),
+            layers.Dense(2),
+        ]
+    )
+    register_rule(Scaled)(rule)
+    try:
+        with pytest.raises(ValueError, match=message):
+            channel_graph(model)
+    finally:
+        rules._RULES.pop(Scaled)
 
 
 def test_a_rule_that_forgets_a_variable_is_named():

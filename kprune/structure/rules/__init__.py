@@ -80,6 +80,37 @@ def no_rule(operation) -> str:
     return f"'{operation.name}' ({type(operation).__name__}) has no rule"
 
 
+def check_outputs(operation, rule, outputs, shapes) -> None:
+    """Raises unless a rule returned what a rule has to return.
+
+    Args:
+        operation: The layer or operation.
+        rule: Its rule.
+        outputs: What the rule returned.
+        shapes: Tuple of the shapes of the operation's outputs.
+
+    Raises:
+        ValueError: With the names of the rule and the operation.
+    """
+    expected = (
+        f"The rule `{getattr(rule, '__name__', rule)}` of "
+        f"{type(operation).__name__} must return a list of {len(shapes)} "
+        "dicts, one an output, from an axis to its `Channels`"
+    )
+    if not isinstance(outputs, list) or len(outputs) != len(shapes):
+        raise ValueError(f"{expected}. Received: {outputs!r}")
+    for axes, shape in zip(outputs, shapes):
+        if not isinstance(axes, dict):
+            raise ValueError(f"{expected}. Received: {axes!r}")
+        for axis, channels in axes.items():
+            if not 0 <= axis < len(shape) or len(channels) != shape[axis]:
+                raise ValueError(
+                    f"{expected}. Received: {len(channels)} channels for axis "
+                    f"{axis} of an output of shape {shape} of "
+                    f"'{operation.name}'."
+                )
+
+
 # Importing a module of rules registers them.
 from kprune.structure.rules import (  # noqa: E402, F401
     activations,
@@ -94,8 +125,8 @@ from kprune.structure.rules import (  # noqa: E402, F401
     merging,
     normalization,
     passing,
-    recurrent,
     rearranging,
+    recurrent,
     reducing,
     reshaping,
     wrapping,
