@@ -1,16 +1,22 @@
 """`export`: from a model to a file that is small, checked and complete."""
 
-import contextlib
 import dataclasses
-import gzip
 import os
 import pathlib
-import shutil
-import tempfile
 
 import keras
 
-from kprune.exporting import checking, keras_file, litert, saved_model
+from kprune.exporting import (
+    checking,
+    keras_file,
+    litert,
+    onnx_file,
+    representative,
+    saved_model,
+    signature,
+    sparse_file,
+    target,
+)
 from kprune.loading import load_model
 from kprune.stripping import strip
 from kprune.structure import functional
@@ -18,10 +24,9 @@ from kprune.structure.graph import readable
 
 _WRITERS = {
     "keras": keras_file,
+    "onnx": onnx_file,
     "saved_model": saved_model,
-    "tflite": litert,
 }
-_SUFFIXES = {"": "saved_model", ".keras": "keras", ".tflite": "tflite"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,13 +35,16 @@ class ExportResult:
 
     Args:
         path: String. The file or folder.
-        format: String. `"saved_model"`, `"tflite"` or `"keras"`.
+        format: String. `"saved_model"`, `"tflite"`, `"onnx"` or `"keras"`.
         bytes: Integer. Its size; of a folder that of all its files.
         gzip_bytes: Integer. The same after gzip, as a download or an app
             package carries it.
         largest_difference: Float. The largest absolute difference between
             the outputs of the stripped model and of the file loaded again, on
-            random input.
+            random input, or on some of the representative data.
+        is_sparse: Boolean. Whether zeros are left out of the file.
+        note: String. Why a `.tflite` is not sparse although that was asked
+            for, or would have made it smaller; else empty.
 
     Example:
 
@@ -51,6 +59,8 @@ class ExportResult:
     bytes: int
     gzip_bytes: int
     largest_difference: float
+    is_sparse: bool = False
+    note: str = ""
 
 
 def export(
@@ -58,6 +68,11 @@ def export(
     path: str | os.PathLike,
     *,
     format: str | None = None,
+    quantize: str | None = None,
+    representative_data=None,
+    integer_io: bool = False,
+    sparse: bool | str = "auto",
+    input_signature=None,
 ) -> ExportResult:
     """Strips a model if needed, writes it, and checks what it wrote.
 
@@ -70,10 +85,11 @@ def export(
       `serving_default`.
     - `.tflite`: built-in operations only, batch size 1, for the LiteRT
       interpreter.
+    - `.onnx`: by Keras's own exporter; needs `pip install "kprune[onnx]"`.
     - `.keras`: plain Keras, loads without kprune.
 
-    On the JAX and torch backends a SavedModel or `.tflite` is written by a
-    second process with the TensorFlow backend.
+    On the JAX and torch backends all but `.keras` are written with the help
+    of a second process with the TensorFlow backend.
 
     Args:
         model: A built model, with prunable layers or plain (a subclassed one
@@ -81,22 +97,47 @@ def export(
         path: Where to write. Missing folders are made. A file or an earlier
             SavedModel is replaced; a folder that holds anything else is not
             touched.
-        format: String. `"saved_model"`, `"tflite"` or `"keras"`; `None` goes
-            by the suffix of the path (no suffix: a SavedModel).
+        format: String. `"saved_model"`, `"tflite"`, `"onnx"` or `"keras"`;
+            `None` goes by the suffix of the path (no suffix: a SavedModel).
+        quantize: Of a `.tflite`: `"float16"` (half the bytes), `"dynamic"`
+            (weights of 8 bits, computed with floats) or `"int8"` (all of it
+            in 8 bits: the fastest; needs `representative_data`).
+        representative_data: For `"int8"`: some hundred samples of what the
+            model will see. An array with the samples along its first axis
+            (for several inputs a list or dict of arrays), an iterable of
+            batches such as a `tf.data.Dataset`, or a callable that returns
+            one. At most 500 are used.
+        integer_io: Boolean. Of `"int8"`: whether inputs and outputs are int8
+            as well, instead of floats.
+        sparse: Of a `.tflite`: whether zeros are left out of the file. It
+            gets smaller, not faster, and takes longer to load. `"auto"` does
+            so with floats where the file gets smaller; `True` with 8 bits as
+            well, though few such files run, and after gzip the plain one is
+            smaller. A file that LiteRT's default interpreter does not run is
+            never written; then the plain one is, and `note` says so.
+        input_signature: The shapes of the inputs, each a tuple that starts
+            with the batch size (`None` for any) or a `keras.InputSpec`; a
+            list or dict of them for several inputs. `None`: the model's own,
+            with batch size 1 for a `.tflite`, any for the others. A `.keras`
+            file always keeps the model's own.
 
     Returns:
         An `ExportResult`.
 
     Raises:
         ValueError: If the model is not built, or subclassed with a call that
-            cannot be traced, the format is not known, the path cannot be
-            written, or an operation has no built-in kernel in LiteRT.
+            cannot be traced, the format or an argument is not known or does
+            not fit, the path cannot be written, or an operation has no
+            built-in kernel in LiteRT.
         RuntimeError: If the file's outputs differ from the model's.
+        OSError: If the disk is full.
 
     Example:
 
     ```python
-    result = kprune.export(model, "savedmodels/mnist.tflite")
+    result = kprune.export(
+        model, "mnist.tflite", quantize="int8", representative_data=x[:200]
+    )
     print(result.bytes, result.gzip_bytes)
     ```
     """
@@ -104,110 +145,89 @@ def export(
         model = load_model(model)
     model = readable(model, "export")
     path = pathlib.Path(path)
-    format = _format(path, format)
-    _check_target(path, format)
-    if functional.prunable_layers(model):
-        model = strip(model)
-    elif model.compiled:
-        # A copy without the optimizer, whose state a `.keras` file would hold.
-        model = strip(model, compact=False)
-    writer = _WRITERS[format]
-    with _temporary_folder(path) as folder:
+    format = target.format_of(path, format)
+    _check_tflite_only(format, quantize, sparse)
+    if quantize != "int8" and (representative_data is not None or integer_io):
+        raise ValueError(
+            "`representative_data` and `integer_io` go with "
+            f"`quantize='int8'`. Received: quantize={quantize!r}"
+        )
+    if format == "keras" and input_signature is not None:
+        raise ValueError(
+            "A `.keras` file keeps the model's own shapes: leave out "
+            f"`input_signature`. Received: {input_signature!r}"
+        )
+    target.check(path, format)
+    batch_size = 1 if format == "tflite" else None
+    shapes = signature.shapes_of(model, batch_size, input_signature)
+    batches = None
+    if quantize == "int8":
+        batches = representative.batches_of(model, shapes, representative_data)
+    # Also a plain model, if compiled, is copied without its optimizer, whose
+    # state a `.keras` file would hold.
+    is_prunable = bool(functional.prunable_layers(model))
+    if is_prunable or model.compiled:
+        model = strip(model, compact=is_prunable)
+    with target.temporary_folder(path) as folder:
         # Keras goes by the suffix of what it writes.
         written = folder / path.name
-        writer.write(model, written)
-        difference = checking.largest_difference(model, written, writer)
-        _move_into_place(written, path, folder)
+        is_sparse, note = False, ""
+        if format == "tflite":
+            options = litert.Options(quantize, batches, integer_io)
+            difference, is_sparse, note = _write_tflite(
+                model, written, shapes, options, sparse
+            )
+        else:
+            writer = _WRITERS[format]
+            writer.write(model, written, shapes)
+            random = [checking.random_batch(model, shapes)]
+            check = checking.Check(model, random)
+            difference = check.difference(writer.load(written, model))
+        target.move(written, path)
     return ExportResult(
-        str(path),
-        format,
-        sum(file.stat().st_size for file in _files(path)),
-        sum(len(gzip.compress(file.read_bytes())) for file in _files(path)),
-        difference,
+        str(path), format, *target.sizes(path), difference, is_sparse, note
     )
 
 
-def _format(path: pathlib.Path, format: str | None) -> str:
-    if format is None and path.suffix in _SUFFIXES:
-        return _SUFFIXES[path.suffix]
-    if format is None:
-        raise ValueError(
-            f"The suffix '{path.suffix}' is of no format that kprune writes: "
-            "'.tflite', '.keras', or none for a SavedModel folder. Choose "
-            f"one, or pass `format`, one of {sorted(_WRITERS)}. "
-            f"Received: path='{path}'"
-        )
-    if format not in _WRITERS:
-        raise ValueError(
-            f"Unknown format. Expected one of {sorted(_WRITERS)}. "
-            f"Received: format={format!r}"
-        )
-    if format == "keras" and path.suffix != ".keras":
-        raise ValueError(
-            "Keras loads a file in its format only if it is named '.keras'. "
-            f"Received: path='{path}'"
-        )
-    return format
+# Enough to tell a broken file from a rounded one.
+_CHECKED_BATCHES = 8
 
 
-def _check_target(path: pathlib.Path, format: str) -> None:
-    """Raises where writing would fail, or would lose what is there."""
-    if format != "saved_model":
-        if path.is_dir():
-            raise ValueError(
-                f"'{path}' is a folder, so no file can be written there. "
-                "Choose another path."
-            )
-        return
-    if path.exists() and not path.is_dir():
-        raise ValueError(
-            f"'{path}' is a file, and a SavedModel is a folder. Choose "
-            "another path."
-        )
-    if path.is_dir():
-        names = {child.name for child in path.iterdir()}
-        if names and not (
-            "saved_model.pb" in names and names <= saved_model.CONTENTS
-        ):
-            raise ValueError(
-                f"The folder '{path}' holds something else than a SavedModel "
-                f"({sorted(names - saved_model.CONTENTS)[:3]}), so it is not "
-                "replaced. Choose another path, or empty it first."
-            )
-
-
-@contextlib.contextmanager
-def _temporary_folder(path: pathlib.Path):
-    """A folder beside the target, so that moving is one rename."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folder = tempfile.mkdtemp(prefix=".kprune-", dir=path.parent)
-    except OSError as error:
-        raise ValueError(
-            f"'{path.parent}' cannot be written to: {error}. Choose another "
-            "path."
-        ) from error
-    try:
-        yield pathlib.Path(folder)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _move_into_place(written, path, folder) -> None:
-    if path.is_dir():
-        # A folder cannot be renamed onto one that is not empty.
-        before = folder / "before"
-        path.rename(before)
-        try:
-            written.rename(path)
-        except OSError:
-            before.rename(path)
-            raise
+def _write_tflite(model, path, shapes, options, sparse):
+    """Returns the largest difference, whether it is sparse, and why not."""
+    if options.batches is None:
+        batches = [checking.random_batch(model, shapes)]
     else:
-        written.replace(path)
+        batches = options.batches[:_CHECKED_BATCHES]
+    check = checking.Check(model, batches, options.quantize)
+    litert.write(model, path, shapes, options)
+    difference = check.difference(litert.load(path, model))
+    if not sparse or (
+        sparse == "auto" and options.quantize in ("dynamic", "int8")
+    ):
+        return difference, False, ""
+    of_sparse, note = sparse_file.replace(model, path, shapes, options, check)
+    if of_sparse is not None:
+        return of_sparse, True, ""
+    if sparse is True and not note:
+        note = "A sparse file is not smaller: too few weights are zero."
+    return difference, False, note
 
 
-def _files(path: pathlib.Path) -> list[pathlib.Path]:
-    if path.is_file():
-        return [path]
-    return [file for file in sorted(path.rglob("*")) if file.is_file()]
+def _check_tflite_only(format, quantize, sparse) -> None:
+    if sparse not in (True, False, "auto"):
+        raise ValueError(
+            "`sparse` must be True, False or 'auto'. "
+            f"Received: sparse={sparse!r}"
+        )
+    if quantize is not None and quantize not in litert.QUANTIZATIONS:
+        raise ValueError(
+            f"`quantize` must be None or one of {litert.QUANTIZATIONS}. "
+            f"Received: quantize={quantize!r}"
+        )
+    if format != "tflite" and (quantize is not None or sparse is True):
+        raise ValueError(
+            "`quantize` and `sparse` are for `.tflite` files. "
+            f"Received: format={format!r} with quantize={quantize!r}, "
+            f"sparse={sparse!r}"
+        )

@@ -1,62 +1,119 @@
 """Comparing a written file with the model that it was made of."""
 
+from collections.abc import Callable
+
 import keras
 import numpy as np
 
-from kprune.exporting.keras_file import outputs_of
+from kprune.structure import functional
 
 # Of the largest output. Kernels differ between runtimes by a few roundings;
 # a wrong weight or a lost operation differs by far more.
-_TOLERANCE = {"bfloat16": 5e-2, "float16": 2e-2}
-_DEFAULT_TOLERANCE = 1e-3
+_TOLERANCE = {"bfloat16": 5e-2, "float16": 2e-2, "float32": 1e-3}
+# Steps of 8 bits add up from layer to layer.
+_QUANTIZED_TOLERANCE = {"float16": 2e-2, "dynamic": 0.15, "int8": 0.3}
 
+_BATCH_SIZE = 2
 _UNKNOWN_SIZE = 64
 
 
-def largest_difference(model: keras.Model, path, writer) -> float:
-    """Runs a written file and the model on the same random input.
-
-    Args:
-        model: The model that was written.
-        path: What was written.
-        writer: The module of the format, with `run` and `BATCH_SIZE`.
-
-    Returns:
-        Float. The largest absolute difference over all outputs.
-
-    Raises:
-        RuntimeError: If an output differs by more than rounding explains, or
-            is nan.
-    """
-    inputs = random_inputs(model, writer.BATCH_SIZE)
-    expected = outputs_of(model, inputs)
-    received = writer.run(path, model, inputs)
-    largest = 0.0
-    for tensor, wanted, got in zip(model.outputs, expected, received):
-        wanted = np.asarray(wanted, np.float64)
-        difference = float(np.max(np.abs(wanted - got), initial=0.0))
-        scale = float(np.max(np.abs(wanted), initial=0.0))
-        dtype = keras.backend.standardize_dtype(tensor.dtype)
-        allowed = _TOLERANCE.get(dtype, _DEFAULT_TOLERANCE) * max(scale, 1e-6)
-        if not difference <= allowed:
-            raise RuntimeError(
-                f"The written file does not compute what model '{model.name}' "
-                f"does: output '{tensor.name}' differs by {difference:.3g} on "
-                f"random input, where {allowed:.3g} is allowed (largest "
-                f"output {scale:.3g}). Nothing was replaced. Check the model "
-                "for nan weights and for operations that are random in "
-                "inference."
-            )
-        largest = max(largest, difference)
-    return largest
-
-
-def random_inputs(model: keras.Model, batch_size: int) -> list:
-    """Random arrays of the shapes and dtypes of a model's inputs.
+class Check:
+    """What a model computes, to hold files against.
 
     Args:
         model: A Sequential or Functional model.
-        batch_size: Integer.
+        batches: List of batches, each a list of arrays, one per input.
+        quantize: How the weights of the files are rounded, `None` if not at
+            all.
+    """
+
+    def __init__(
+        self, model: keras.Model, batches: list, quantize: str | None = None
+    ):
+        self.model = model
+        self.batches = batches
+        self.quantize = quantize
+        self.expected = [outputs_of(model, batch) for batch in batches]
+
+    def difference(self, run: Callable[[list], list]) -> float:
+        """Runs a file on the same input.
+
+        Args:
+            run: Callable from a list of arrays, one per input, to a list of
+                arrays, one per output.
+
+        Returns:
+            Float. The largest absolute difference over all outputs.
+
+        Raises:
+            RuntimeError: If an output differs by more than rounding explains,
+                or is nan.
+        """
+        received = [run(batch) for batch in self.batches]
+        columns = zip(zip(*self.expected), zip(*received))
+        return max(
+            self._compare(tensor, *column)
+            for tensor, column in zip(self.model.outputs, columns)
+        )
+
+    def _compare(self, tensor, expected, received) -> float:
+        wanted = np.concatenate([np.ravel(x) for x in expected]).astype(float)
+        got = np.concatenate([np.ravel(x) for x in received])
+        difference = float(np.max(np.abs(wanted - got), initial=0.0))
+        scale = float(np.max(np.abs(wanted), initial=0.0))
+        dtype = keras.backend.standardize_dtype(tensor.dtype)
+        if self.quantize and "float" not in dtype:
+            # A class, say: rounded weights may decide for another.
+            return difference
+        share = _QUANTIZED_TOLERANCE.get(
+            self.quantize, _TOLERANCE.get(dtype, _TOLERANCE["float32"])
+        )
+        allowed = share * max(scale, 1e-6)
+        if not difference <= allowed:
+            raise RuntimeError(
+                f"The written file does not compute what model "
+                f"'{self.model.name}' does: output '{tensor.name}' differs by "
+                f"{difference:.3g}, where {allowed:.3g} is allowed (largest "
+                f"output {scale:.3g}). {self._advice()}"
+            )
+        return difference
+
+    def _advice(self) -> str:
+        if self.quantize == "int8":
+            return (
+                "Check that `representative_data` looks like what the model "
+                "will see, or take `quantize='float16'`."
+            )
+        return (
+            "Check the model for nan weights and for operations that are "
+            "random in inference."
+        )
+
+
+def outputs_of(model: keras.Model, inputs: list) -> list:
+    """Calls a model in inference on a flat list of arrays.
+
+    Args:
+        model: A Sequential or Functional model.
+        inputs: List of arrays, one per input.
+
+    Returns:
+        List of arrays, one per output.
+    """
+    struct = keras.tree.pack_sequence_as(
+        functional.inputs_struct(model), inputs
+    )
+    outputs = model(struct, training=False)
+    flat = keras.tree.flatten(outputs)
+    return [keras.ops.convert_to_numpy(output) for output in flat]
+
+
+def random_batch(model: keras.Model, shapes: list) -> list:
+    """Random arrays of the dtypes of a model's inputs.
+
+    Args:
+        model: A Sequential or Functional model.
+        shapes: List of tuples: the shape of each input.
 
     Returns:
         List of arrays, one per input: normal floats, or 0 and 1 for integers
@@ -64,9 +121,9 @@ def random_inputs(model: keras.Model, batch_size: int) -> list:
     """
     generator = np.random.default_rng(0)
     inputs = []
-    for tensor in model.inputs:
-        sizes = [_UNKNOWN_SIZE if s is None else s for s in tensor.shape[1:]]
-        shape = (tensor.shape[0] or batch_size, *sizes)
+    for tensor, shape in zip(model.inputs, shapes):
+        sizes = [_UNKNOWN_SIZE if s is None else s for s in shape[1:]]
+        shape = (shape[0] or _BATCH_SIZE, *sizes)
         dtype = keras.backend.standardize_dtype(tensor.dtype)
         if "float" in dtype:
             values = generator.standard_normal(shape)

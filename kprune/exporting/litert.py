@@ -1,69 +1,179 @@
 """Writing `.tflite` files and running them with LiteRT."""
 
+import dataclasses
 import pathlib
 import re
+import warnings
 
 import keras
+import numpy as np
 
-from kprune.exporting import other_backend, saved_model
+from kprune.exporting import saved_model, signature
 
-BATCH_SIZE = 1
+QUANTIZATIONS = ("float16", "dynamic", "int8")
 
 
-def write(model: keras.Model, path: pathlib.Path) -> None:
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How a `.tflite` is written.
+
+    Args:
+        quantize: `None` or one of `QUANTIZATIONS`.
+        batches: For `"int8"`: list of batches, each a list of arrays, one per
+            input.
+        integer_io: Boolean. Whether inputs and outputs are int8 too.
+    """
+
+    quantize: str | None = None
+    batches: list | None = None
+    integer_io: bool = False
+
+
+def write(
+    model: keras.Model,
+    path: pathlib.Path,
+    shapes: list,
+    options: Options,
+    *,
+    sparse: bool = False,
+) -> None:
     """Writes a model as a `.tflite` file with built-in operations only.
 
     Args:
         model: A plain Keras model.
         path: `pathlib.Path` of the file.
+        shapes: List of tuples: the shape of each input, batch size first.
+        options: `Options`.
+        sparse: Boolean. Whether to leave out zeros where the format can.
 
     Raises:
-        ValueError: If an operation has no built-in kernel.
+        ValueError: If an operation has no built-in kernel, or a shape is
+            none that LiteRT can take.
     """
-    if keras.backend.backend() != "tensorflow":
-        other_backend.write(model, path, __name__)
-        return
     import tensorflow as tf
 
     # TensorFlow has no public name for it.
     from tensorflow.lite.python.convert_phase import ConverterError
 
     folder = path.with_name("saved_model")
-    saved_model.write(model, folder, batch_size=BATCH_SIZE)
+    if not folder.exists():
+        saved_model.write(model, folder, shapes)
     converter = tf.lite.TFLiteConverter.from_saved_model(
         str(folder), signature_keys=["serving_default"]
     )
     # Without this an operation of TensorFlow would be let through, and fail
     # on the phone.
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+    operations = tf.lite.OpsSet.TFLITE_BUILTINS
+    optimizations = set()
+    if options.quantize is not None:
+        optimizations.add(tf.lite.Optimize.DEFAULT)
+    if options.quantize == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    if options.quantize == "int8":
+        if _has_loop(folder):
+            raise ValueError(
+                f"Model '{model.name}' cannot be quantized to int8: it has a "
+                "loop, such as that of a recurrent layer, whose values the "
+                "converter cannot observe. Give the layer `unroll=True` and "
+                "its input a fixed length, or take `quantize='dynamic'`."
+            )
+        operations = tf.lite.OpsSet.TFLITE_BUILTINS_INT8
+        names = signature.names_of(model)
+        converter.representative_dataset = lambda: (
+            dict(zip(names, batch)) for batch in options.batches
+        )
+        if options.integer_io:
+            converter.inference_input_type = tf.int8
+            converter.inference_output_type = tf.int8
+    if sparse:
+        optimizations.add(tf.lite.Optimize.EXPERIMENTAL_SPARSITY)
+    converter.optimizations = optimizations
+    converter.target_spec.supported_ops = [operations]
     try:
-        content = converter.convert()
-    except ConverterError as error:
-        named = re.findall(r"^.* ops: .*$", str(error), re.MULTILINE)
+        with warnings.catch_warnings():
+            # The converter's own use of it to find the ranges of values.
+            warnings.filterwarnings(
+                "ignore", r"\s*Warning: tf\.lite\.Interpreter"
+            )
+            content = converter.convert()
+    except (ConverterError, RuntimeError) as error:
         raise ValueError(
             f"Model '{model.name}' cannot be a `.tflite` file of built-in "
-            "operations. Replace the operation that the converter names, or "
+            "operations, which compute in float32. Replace the operation that "
+            "the converter names, give `input_signature` fixed sizes, or "
             "export a SavedModel. The converter says: "
-            f"{'; '.join(named) or error}"
+            f"{_said(error)}{_other_dtypes(model)}"
         ) from error
     path.write_bytes(content)
 
 
-def run(path: pathlib.Path, model: keras.Model, inputs: list) -> list:
-    """Runs the file in LiteRT's interpreter.
+def _has_loop(folder: pathlib.Path) -> bool:
+    """Whether a SavedModel loops; calibration would end the process."""
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(str(folder))
+    graph = loaded.signatures["serving_default"].graph.as_graph_def()
+    nodes = [node for f in graph.library.function for node in f.node_def]
+    return any(node.op in ("StatelessWhile", "While") for node in nodes)
+
+
+def _other_dtypes(model: keras.Model) -> str:
+    """What to add to an error for a model that is not all float32."""
+    dtypes = {layer.compute_dtype for layer in model.layers} - {"float32"}
+    return f" The model computes in {sorted(dtypes)}." if dtypes else ""
+
+
+def _said(error: Exception) -> str:
+    """The lines of a converter's error that name what it cannot do."""
+    lines = re.findall(r"^.* ops: .*$", str(error), re.MULTILINE)
+    lines = lines or re.findall(r"'tf\.\w+' op .*$", str(error), re.MULTILINE)
+    return "; ".join(dict.fromkeys(lines)) or str(error)
+
+
+def load(path: pathlib.Path, model: keras.Model):
+    """Loads the file into LiteRT's default interpreter.
 
     Args:
         path: The file.
         model: The model that was written.
-        inputs: List of arrays, one per input of the model.
 
     Returns:
-        List of arrays, one per output.
+        Callable from a list of arrays, one per input, to a list of arrays of
+        the model's units, one per output.
     """
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_path=str(path))
     runner = interpreter.get_signature_runner("serving_default")
-    names = [tensor.name for tensor in model.inputs]
-    outputs = runner(**dict(zip(names, inputs)))
-    return [outputs[f"output_{i}"] for i in range(len(outputs))]
+    names = signature.names_of(model)
+
+    def run(inputs):
+        # Inputs that the model does not use are not in the file.
+        details = runner.get_input_details()
+        given = {
+            name: _quantized(x, details[name])
+            for name, x in zip(names, inputs)
+            if name in details
+        }
+        outputs = runner(**given)
+        details = runner.get_output_details()
+        keys = [f"output_{i}" for i in range(len(outputs))]
+        return [_real(outputs[key], details[key]) for key in keys]
+
+    return run
+
+
+def _quantized(x, detail):
+    """An input as the file takes it."""
+    scale, zero = detail["quantization"]
+    if not scale:
+        return x
+    limits = np.iinfo(detail["dtype"])
+    steps = np.clip(np.round(x / scale) + zero, limits.min, limits.max)
+    return steps.astype(detail["dtype"])
+
+
+def _real(x, detail):
+    """An output in the units of the model."""
+    scale, zero = detail["quantization"]
+    return (x.astype(np.float32) - zero) * scale if scale else x

@@ -5,6 +5,7 @@ TensorFlow backend does the writing; a `.keras` file carries the model there.
 """
 
 import importlib
+import json
 import os
 import pathlib
 import subprocess
@@ -17,13 +18,16 @@ from kprune.loading import load_model
 _MODULE = "kprune.exporting.other_backend"
 
 
-def write(model: keras.Model, path: pathlib.Path, writer: str) -> None:
+def write(
+    model: keras.Model, path: pathlib.Path, writer: str, shapes: list
+) -> None:
     """Has a model written by a process with the TensorFlow backend.
 
     Args:
         model: A plain Keras model.
         path: `pathlib.Path` of what to write.
         writer: String. The full name of the module whose `write` does it.
+        shapes: List of tuples: the shape of each input, batch size first.
 
     Raises:
         ValueError: If the process fails, with what it said and what to do.
@@ -31,8 +35,16 @@ def write(model: keras.Model, path: pathlib.Path, writer: str) -> None:
     source = path.with_name("for_tensorflow.keras")
     model.save(source)
     finished = subprocess.run(
-        [sys.executable, "-m", _MODULE, str(source), str(path), writer],
-        env={**os.environ, "KERAS_BACKEND": "tensorflow"},
+        [
+            *(sys.executable, "-m", _MODULE),
+            *(str(source), str(path), writer, json.dumps(shapes)),
+        ],
+        env={
+            **os.environ,
+            "KERAS_BACKEND": "tensorflow",
+            # So that kprune is found where it is not installed.
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        },
         capture_output=True,
         text=True,
     )
@@ -47,9 +59,9 @@ def write(model: keras.Model, path: pathlib.Path, writer: str) -> None:
         )
 
 
-def _main(source: str, path: str, writer: str) -> None:
+def _main(source: str, path: str, writer: str, shapes: str) -> None:
     module = importlib.import_module(writer)
-    module.write(load_model(source), pathlib.Path(path))
+    module.write(load_model(source), pathlib.Path(path), json.loads(shapes))
 
 
 if __name__ == "__main__":

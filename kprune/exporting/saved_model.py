@@ -4,14 +4,14 @@ Keras's own export tracks every variable twice on TensorFlow, so its
 SavedModel holds the weights twice. Here a plain `tf.Module` tracks each once.
 """
 
+import errno
 import pathlib
 
 import keras
 
-from kprune.exporting import other_backend
+from kprune.exporting import other_backend, signature
 from kprune.structure import functional
 
-BATCH_SIZE = 2
 CONTENTS = {
     "assets",
     "fingerprint.pb",
@@ -20,24 +20,26 @@ CONTENTS = {
 }
 
 
-def write(model: keras.Model, path, batch_size: int | None = None) -> None:
+def write(model: keras.Model, path: pathlib.Path, shapes: list) -> None:
     """Writes a model as a SavedModel.
 
     Args:
         model: A plain Keras model.
         path: `pathlib.Path` of the folder, which must not exist.
-        batch_size: Integer, or `None` for any.
+        shapes: List of tuples: the shape of each input, batch size first.
+
+    Raises:
+        OSError: If TensorFlow cannot write, such as on a full disk.
     """
     if keras.backend.backend() != "tensorflow":
-        other_backend.write(model, path, __name__)
+        other_backend.write(model, path, __name__, shapes)
         return
     import tensorflow as tf
 
+    names = signature.names_of(model)
     specs = {
-        tensor.name: tf.TensorSpec(
-            (batch_size, *tensor.shape[1:]), tensor.dtype, name=tensor.name
-        )
-        for tensor in model.inputs
+        name: tf.TensorSpec(shape, tensor.dtype, name=name)
+        for name, tensor, shape in zip(names, model.inputs, shapes)
     }
     struct = keras.tree.pack_sequence_as(
         functional.inputs_struct(model), list(specs.values())
@@ -57,27 +59,40 @@ def write(model: keras.Model, path, batch_size: int | None = None) -> None:
     module = tf.Module()
     module.serve = serve
     module.model_variables = list(serve.get_concrete_function().variables)
-    signature = serving_default.get_concrete_function(**specs)
-    tf.saved_model.save(
-        module, str(path), signatures={"serving_default": signature}
-    )
+    concrete = serving_default.get_concrete_function(**specs)
+    try:
+        tf.saved_model.save(
+            module, str(path), signatures={"serving_default": concrete}
+        )
+    except tf.errors.OpError as error:
+        # Its own errors of reading and writing are no OSErrors.
+        is_full = isinstance(error, tf.errors.ResourceExhaustedError)
+        number = errno.ENOSPC if is_full else errno.EIO
+        raise OSError(number, error.message) from error
 
 
-def run(path: pathlib.Path, model: keras.Model, inputs: list) -> list:
-    """Loads the SavedModel and calls its signature.
+def load(path: pathlib.Path, model: keras.Model):
+    """Loads the SavedModel.
 
     Args:
         path: The folder.
         model: The model that was written.
-        inputs: List of arrays, one per input of the model.
 
     Returns:
-        List of arrays, one per output.
+        Callable from a list of arrays, one per input, to a list of arrays,
+        one per output.
     """
     import tensorflow as tf
 
     loaded = tf.saved_model.load(str(path))
-    names = [tensor.name for tensor in model.inputs]
-    tensors = {n: tf.constant(x) for n, x in zip(names, inputs)}
-    outputs = loaded.signatures["serving_default"](**tensors)
-    return [outputs[f"output_{i}"].numpy() for i in range(len(outputs))]
+    serving_default = loaded.signatures["serving_default"]
+    names = signature.names_of(model)
+
+    def run(inputs):
+        tensors = {n: tf.constant(x) for n, x in zip(names, inputs)}
+        outputs = serving_default(**tensors)
+        return [outputs[f"output_{i}"].numpy() for i in range(len(outputs))]
+
+    # What holds the variables must live as long as the signature.
+    run.loaded = loaded
+    return run

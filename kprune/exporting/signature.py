@@ -1,0 +1,111 @@
+"""The inputs of a file: their order, their names and their shapes."""
+
+import re
+
+import keras
+
+from kprune.structure import functional
+
+
+def names_of(model: keras.Model) -> list[str]:
+    """Names of the inputs that every format can take.
+
+    Args:
+        model: A Sequential or Functional model.
+
+    Returns:
+        List of strings, one per input: Keras's own, with an underscore for
+        what TensorFlow does not allow in a name.
+    """
+    names = []
+    for tensor in model.inputs:
+        name = re.sub(r"[^A-Za-z0-9_]", "_", tensor.name)
+        name = name if name[:1].isalnum() else f"input_{name}"
+        names.append(name if name not in names else f"{name}_{len(names)}")
+    return names
+
+
+def in_order(model: keras.Model, given: dict, argument: str) -> list:
+    """What a dict holds for each input, in the order of the inputs.
+
+    Args:
+        model: A Sequential or Functional model.
+        given: Dict with the keys that the model takes, or with the names of
+            its inputs.
+        argument: String. Whose value it is, for the message.
+
+    Returns:
+        List with one item per input.
+
+    Raises:
+        ValueError: If the keys are others.
+    """
+    struct = functional.inputs_struct(model)
+    keys = [tensor.name for tensor in model.inputs]
+    if isinstance(struct, dict) and set(given) == set(struct):
+        keys = {id(tensor): key for key, tensor in struct.items()}
+        keys = [keys.get(id(tensor)) for tensor in model.inputs]
+    if set(given) != set(keys):
+        raise ValueError(
+            f"`{argument}` must have the names {keys}. "
+            f"Received: {sorted(map(str, given))}"
+        )
+    return [given[key] for key in keys]
+
+
+def shapes_of(model: keras.Model, batch_size: int | None, given) -> list:
+    """The shape of each input of what is written.
+
+    Args:
+        model: A Sequential or Functional model.
+        batch_size: Integer, or `None` for any: where nothing is given.
+        given: What the user asked for: one shape, or a list or dict of shapes
+            as the model takes its inputs, each a tuple that starts with the
+            batch size or a `keras.InputSpec`; `None` leaves it to kprune.
+
+    Returns:
+        List of tuples of integers and `None`, one per input of the model.
+
+    Raises:
+        ValueError: If the shapes do not fit the model's inputs.
+    """
+    if given is None:
+        # A model may have a batch size of its own.
+        return [
+            (tensor.shape[0] or batch_size, *tensor.shape[1:])
+            for tensor in model.inputs
+        ]
+    if isinstance(given, dict):
+        given = in_order(model, given, "input_signature")
+    elif isinstance(given, keras.InputSpec) or _is_shape(given):
+        given = [given]
+    shapes = [getattr(spec, "shape", spec) for spec in _items(given)]
+    if len(shapes) != len(model.inputs) or not all(map(_is_shape, shapes)):
+        raise ValueError(
+            "`input_signature` must give a shape for each of "
+            f"{[tensor.name for tensor in model.inputs]}: the batch size "
+            "first, integers above 0 or None. "
+            f"Received: {given!r}"
+        )
+    for shape, tensor in zip(shapes, model.inputs):
+        fits = len(shape) == len(tensor.shape) and all(
+            size is None or own is None or size == own
+            for size, own in zip(shape, tensor.shape)
+        )
+        if not fits:
+            raise ValueError(
+                f"`input_signature` has the shape {tuple(shape)} for "
+                f"'{tensor.name}', which takes {tuple(tensor.shape)}. "
+                "Batch sizes come first."
+            )
+    return [tuple(shape) for shape in shapes]
+
+
+def _items(given) -> list:
+    return list(given) if isinstance(given, (list, tuple)) else [given]
+
+
+def _is_shape(given) -> bool:
+    return isinstance(given, (list, tuple)) and all(
+        size is None or (isinstance(size, int) and size > 0) for size in given
+    )

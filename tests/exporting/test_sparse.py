@@ -1,0 +1,109 @@
+"""Sparse files: smaller, never written where LiteRT does not run them."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import kprune
+from kprune.exporting import litert, sparse_file
+
+
+def _dense(sparsity):
+    model = keras.Sequential(
+        [keras.Input((64,)), kprune.PrunableDense(64), layers.ReLU()]
+    )
+    return kprune.prune(model, sparsity) if sparsity else model
+
+
+def _conv():
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 32)),
+            kprune.PrunableConv2D(64, 3, granularity="unstructured"),
+            layers.GlobalAveragePooling2D(),
+        ]
+    )
+    return kprune.prune(model, 0.9)
+
+
+def _x(*shape):
+    return np.random.default_rng(0).normal(size=shape).astype("float32")
+
+
+def test_auto_takes_the_smaller_file(tmp_path):
+    plain = kprune.export(_dense(0.8), tmp_path / "p.tflite", sparse=False)
+    sparse = kprune.export(_dense(0.8), tmp_path / "s.tflite")
+    assert sparse.is_sparse and not plain.is_sparse
+    assert sparse.bytes < 0.5 * plain.bytes
+    assert sparse.bytes == (tmp_path / "s.tflite").stat().st_size
+    dense = kprune.export(_dense(0), tmp_path / "d.tflite")
+    assert not dense.is_sparse and not dense.note
+
+
+def test_dense_models_are_converted_once(tmp_path, monkeypatch):
+    calls = []
+    write = litert.write
+
+    def counted(*args, **kwargs):
+        calls.append(kwargs)
+        write(*args, **kwargs)
+
+    monkeypatch.setattr(litert, "write", counted)
+    kprune.export(_dense(0), tmp_path / "model.tflite")
+    assert len(calls) == 1
+    kprune.export(_dense(0.8), tmp_path / "model.tflite")
+    assert len(calls) == 3
+
+
+def test_eight_bits_are_sparse_on_request_only(tmp_path):
+    arguments = {
+        "quantize": "int8",
+        "representative_data": _x(8, 8, 8, 32),
+    }
+    path = tmp_path / "model.tflite"
+    plain = kprune.export(_conv(), path, **arguments)
+    assert not plain.is_sparse and not plain.note
+    sparse = kprune.export(_conv(), path, sparse=True, **arguments)
+    assert sparse.is_sparse and sparse.bytes < plain.bytes
+    # What `sparse="auto"` goes by.
+    assert sparse.gzip_bytes > 0.9 * plain.gzip_bytes
+
+
+@pytest.mark.parametrize("quantize", ["dynamic", "int8"])
+def test_a_sparse_file_that_fails_is_not_written(tmp_path, quantize):
+    path = tmp_path / "model.tflite"
+    data = _x(8, 64) if quantize == "int8" else None
+    result = kprune.export(
+        _dense(0.8),
+        path,
+        quantize=quantize,
+        representative_data=data,
+        sparse=True,
+    )
+    assert not result.is_sparse
+    assert result.note.startswith("LiteRT does not run the sparse file: ")
+    assert "FULLY_CONNECTED" in result.note
+    assert result.bytes == path.stat().st_size
+    assert [child.name for child in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_sparse_file_that_computes_something_else(tmp_path, monkeypatch):
+    load = litert.load
+
+    def loaded(path, model):
+        run = load(path, model)
+        if path.name != "sparse.tflite":
+            return run
+        return lambda inputs: [output + 1 for output in run(inputs)]
+
+    monkeypatch.setattr(sparse_file.litert, "load", loaded)
+    result = kprune.export(_dense(0.8), tmp_path / "model.tflite")
+    assert not result.is_sparse and "does not compute" in result.note
+    assert result.largest_difference < 1e-5
+
+
+def test_sparse_without_zeros_says_so(tmp_path):
+    path = tmp_path / "model.tflite"
+    result = kprune.export(_dense(0), path, sparse=True)
+    assert not result.is_sparse and "too few weights are zero" in result.note
