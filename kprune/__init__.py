@@ -18,6 +18,8 @@ from kprune import structure as structure
 from kprune import testing as testing
 from kprune.callbacks import PruningScheduler as PruningScheduler
 from kprune.conversion import make_prunable as make_prunable
+from kprune.costs import Cost as Cost
+from kprune.costs import cost as cost
 from kprune.exporting import ExportResult as ExportResult
 from kprune.exporting import export as export
 from kprune.layers import PrunableConv2D as PrunableConv2D
@@ -27,5 +29,11 @@ from kprune.pruning import prune as prune
 from kprune.pruning import sparsity as sparsity
 from kprune.reporting import PruningReport as PruningReport
 from kprune.reporting import report as report
+from kprune.sparse_inference import (
+    SparseInferenceCheck as SparseInferenceCheck,
+)
+from kprune.sparse_inference import (
+    check_sparse_inference as check_sparse_inference,
+)
 from kprune.stripping import strip as strip
 from kprune.structure.removal import compact as compact

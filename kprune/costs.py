@@ -1,11 +1,186 @@
-"""What a model costs: parameters and multiply-accumulates."""
+"""What a model costs: parameters, multiply-accumulates, bytes and time."""
 
+import dataclasses
+import gzip
+import io
 import math
+import os
+import pathlib
 
 import keras
+import numpy as np
+from rich.console import Console
+from rich.table import Table
 
-from kprune import layers, weights
+from kprune import flatbuffer, multiply_accumulates, operators, weights
+from kprune.latency import Latency, measure
+from kprune.layers import PrunableLayer
+from kprune.loading import load_model
 from kprune.structure import functional
+from kprune.structure.graph import readable_or_none
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What a model or a file costs. `str(cost)` is a table.
+
+    Args:
+        name: String. The model's name, or the path of the file.
+        parameters: Integer. All numbers, masks not included. A `.tflite` file
+            has fewer than the model: norms are folded, and biases of zeros
+            are left out or shared.
+        weights: Integer. The numbers in kernels.
+        zeros: Integer. How many of them are exactly 0.
+        macs: Integer. Multiply-accumulates for one sample, zeros included;
+            `None` if unknown.
+        bytes: Integer. The size of the file; `None` for a model in memory.
+        gzip_bytes: Integer. The same after gzip.
+        latency: `kprune.latency.Latency` against the reference; `None` if
+            there was none.
+
+    Example:
+
+    ```python
+    cost = kprune.cost("pruned.tflite", reference="dense.tflite")
+    print(cost)
+    print(cost.macs, cost.latency.ratio)
+    ```
+    """
+
+    name: str
+    parameters: int
+    weights: int
+    zeros: int
+    macs: int | None
+    bytes: int | None = None
+    gzip_bytes: int | None = None
+    latency: Latency | None = None
+
+    @property
+    def sparsity(self) -> float:
+        """Float. The fraction of zeros over all kernels."""
+        return self.zeros / self.weights if self.weights else 0.0
+
+    def to_dict(self) -> dict:
+        """Returns the cost as a dict of plain Python values."""
+        return {**dataclasses.asdict(self), "sparsity": self.sparsity}
+
+    def __str__(self) -> str:
+        table = Table(title=f"Cost of '{self.name}'", show_header=False)
+        table.add_column()
+        table.add_column(justify="right")
+        table.add_row("Parameters", f"{self.parameters:,}")
+        table.add_row(
+            "Zeros in kernels",
+            f"{self.zeros:,} of {self.weights:,} ({self.sparsity:.1%})",
+        )
+        macs = "unknown" if self.macs is None else f"{self.macs:,}"
+        table.add_row("MACs for one sample", macs)
+        if self.bytes is not None:
+            table.add_row("Bytes", f"{self.bytes:,}")
+            table.add_row("Bytes gzipped", f"{self.gzip_bytes:,}")
+        for label, cell in () if self.latency is None else self.latency.rows():
+            table.add_row(label, cell)
+        # A terminal's width does not count where a string is asked for.
+        console = Console(file=io.StringIO(), width=100)
+        console.print(table)
+        return console.file.getvalue().rstrip()
+
+
+def cost(
+    model: keras.Model | str | os.PathLike,
+    *,
+    reference: str | os.PathLike | None = None,
+) -> Cost:
+    """Counts what a model or a file costs.
+
+    Multiply-accumulates (MACs) are those of convolutions and of products of
+    matrices, attention and recurrent layers included, as is the custom of
+    published tables. Zeros count as well, since a dense kernel multiplies
+    them: only whole filters make the count smaller.
+
+    Args:
+        model: A built `keras.Model`, with prunable layers or plain, or the
+            path of a `.keras` or `.tflite` file.
+        reference: Path of a `.tflite` file to time `model`, which then must
+            be one too, against: in the LiteRT interpreter, on one thread, in
+            turns. Takes some seconds.
+
+    Returns:
+        A `Cost`: `print` it, or take its `to_dict()`.
+
+    Raises:
+        ValueError: If the model is not built, a file is missing, damaged or
+            of another format, or the interpreter cannot run it.
+
+    Example:
+
+    >>> model = keras.Sequential([
+    ...     keras.Input((16,)), kprune.PrunableDense(8, name="logits")])
+    >>> cost = kprune.cost(kprune.prune(model, 0.75))
+    >>> cost.parameters, cost.zeros, cost.macs
+    (136, 96, 128)
+    """
+    is_path = isinstance(model, (str, os.PathLike))
+    path = pathlib.Path(model) if is_path else None
+    is_tflite = is_path and path.suffix == ".tflite"
+    if reference is not None and not is_tflite:
+        raise ValueError(
+            "Latency is that of `.tflite` files in the LiteRT interpreter: "
+            "`kprune.export` both models first. "
+            f"Received: reference='{reference}' with model={model!r}"
+        )
+    if not is_path:
+        if not isinstance(model, keras.Model) or not model.built:
+            raise ValueError(
+                "`cost` needs a built `keras.Model` (start it with "
+                "`keras.Input(shape)` or call it on data first) or the path "
+                f"of a `.keras` or `.tflite` file. Received: {model!r}"
+            )
+        return _of_model(model)
+    if is_tflite:
+        found = _of_tflite(path)
+    elif path.suffix == ".keras":
+        found = _of_model(load_model(path))
+    else:
+        raise ValueError(
+            "`cost` reads '.keras' and '.tflite' files. "
+            f"Received: model='{path}'"
+        )
+    raw, gzipped = file_sizes(path)
+    timed = None
+    if reference is not None:
+        timed = measure(path, reference)
+    return dataclasses.replace(
+        found,
+        name=str(path),
+        bytes=raw,
+        gzip_bytes=gzipped,
+        latency=timed,
+    )
+
+
+def file_sizes(path: str | os.PathLike) -> tuple[int, int]:
+    """The bytes of a file, or of all files in a folder, raw and gzipped.
+
+    Args:
+        path: A file or a folder, such as a SavedModel.
+
+    Returns:
+        Tuple of two integers.
+
+    Raises:
+        ValueError: If nothing is there.
+    """
+    path = pathlib.Path(path)
+    if not path.exists():
+        raise ValueError(f"There is no file '{path}'.")
+    inside = [path] if path.is_file() else sorted(path.rglob("*"))
+    contents = [file.read_bytes() for file in inside if file.is_file()]
+    return (
+        sum(len(content) for content in contents),
+        sum(len(gzip.compress(content)) for content in contents),
+    )
 
 
 def parameters(model: keras.Model) -> int:
@@ -29,33 +204,22 @@ def parameters(model: keras.Model) -> int:
 def layer_macs(model: keras.Model) -> dict[int, int | None]:
     """Counts the multiply-accumulates of each layer for one sample.
 
-    Kernels count, once for every place that they are applied to: a bias, a
-    norm, an activation, pooling do not, as is the custom of published tables.
-    Zeros in a kernel count as well, since a dense kernel multiplies them.
-
     Args:
         model: A built Sequential or Functional model.
 
     Returns:
-        Dict from the id of a layer (of what it wraps, if it is prunable) to
-        its multiply-accumulates, over all its calls; `None` where a shape is
-        not known.
+        Dict from the id of a layer (of what it wraps, if it is prunable) or
+        an operation to its multiply-accumulates, over all its calls; `None`
+        where a size is not known, or a call cannot be traced.
     """
-    counts = {}
-    for call in functional.calls(model):
-        layer = call.operation
-        if isinstance(layer, layers.PrunableLayer):
-            layer = layer.layer
-        if functional.has_graph(layer):
-            found = layer_macs(layer)
-        elif isinstance(layer, keras.layers.Layer):
-            found = {id(layer): _call_macs(layer, call.inputs, call.outputs)}
-        else:
-            continue
-        for key, count in found.items():
-            known = counts.setdefault(key, 0)
-            counts[key] = None if None in (known, count) else known + count
-    return counts
+    graph = functional.graph_of(model)
+    inputs = [_symbol(tensor.shape, tensor.dtype) for tensor in graph.inputs]
+    counts, _ = _count(graph, inputs)
+    batch_size = inputs[0].shape[0]
+    return {
+        key: None if count is None else count // batch_size
+        for key, count in counts.items()
+    }
 
 
 def macs(model: keras.Model) -> int | None:
@@ -68,43 +232,108 @@ def macs(model: keras.Model) -> int | None:
         Integer, or `None` where a shape is not known, such as that of an
         image of any size.
     """
-    counts = layer_macs(model).values()
-    return None if None in counts else sum(counts)
+    return _total(layer_macs(model))
 
 
-def _call_macs(layer, inputs, outputs) -> int | None:
-    total = 0
-    for name, kernel in weights.kernels(layer).items():
-        if name.endswith("embeddings"):
-            continue  # a look-up multiplies nothing
-        # Each element of the output (of the input, where a convolution is
-        # transposed) meets one slice of the kernel.
-        places, channels = outputs[0].shape, kernel.shape[-1]
-        if isinstance(layer, _TRANSPOSED):
-            places = inputs[0].shape
-        elif name == "depthwise_kernel" or _is_depthwise(layer):
-            channels = kernel.shape[-2] * kernel.shape[-1]
-            places = _depthwise_places(layer, outputs[0].shape, channels)
-        if None in places[1:]:
-            return None
-        size = math.prod(kernel.shape)
-        total += math.prod(places[1:]) * size // channels
-    return total
+def _of_model(model) -> Cost:
+    masks = {
+        id(variable): layer.masks[name]
+        for layer in functional.prunable_layers(model)
+        for name, variable in layer.kernels.items()
+    }
+    kernels = {
+        id(kernel): kernel
+        for layer in functional.sublayers(model)
+        for kernel in weights.kernels(layer).values()
+    }
+    values = [
+        weights.masked_value(kernel, masks.get(key))
+        for key, kernel in kernels.items()
+    ]
+    graph = readable_or_none(model)
+    return Cost(
+        model.name,
+        parameters(model),
+        sum(value.size for value in values),
+        sum(value.size - int(np.count_nonzero(value)) for value in values),
+        None if graph is None else macs(graph),
+    )
 
 
-_TRANSPOSED = (
-    keras.layers.Conv1DTranspose,
-    keras.layers.Conv2DTranspose,
-    keras.layers.Conv3DTranspose,
-)
+def _of_tflite(path) -> Cost:
+    graphs = flatbuffer.read(path)
+    kernels = operators.kernels(graphs)
+    return Cost(
+        str(path),
+        operators.parameters(graphs),
+        sum(kernel.size for kernel in kernels),
+        sum(kernel.zeros for kernel in kernels),
+        operators.macs(graphs),
+    )
 
 
-def _is_depthwise(layer) -> bool:
-    kinds = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
-    return isinstance(layer, kinds)
+def _count(graph, inputs) -> tuple[dict, list]:
+    """Counts the calls of a graph on inputs of known shapes.
+
+    The calls are made again, since what was open in the shapes that the graph
+    was made with is known now.
+
+    Returns:
+        Tuple of a dict as `layer_macs` returns it, over the whole batch, and
+        the list of the symbolic outputs.
+    """
+    counts = {}
+    values = dict(zip(map(id, graph.inputs), inputs))
+    for call in functional.calls(graph):
+        layer = call.operation
+        if isinstance(layer, PrunableLayer):
+            layer = layer.layer
+        found, outputs = _count_call(layer, call, values)
+        values.update(zip(map(id, call.outputs), outputs))
+        for key, count in found.items():
+            known = counts.setdefault(key, 0)
+            counts[key] = None if None in (known, count) else known + count
+    return counts, [values[id(output)] for output in graph.outputs]
 
 
-def _depthwise_places(layer, shape, channels):
-    """The shape behind the depthwise step, before any pointwise one."""
-    axis = 1 if layer.data_format == "channels_first" else len(shape) - 1
-    return (*shape[:axis], channels, *shape[axis + 1 :])
+def _count_call(layer, call, values) -> tuple[dict, list]:
+    args, kwargs = call.fill_in(values)
+    try:
+        if not multiply_accumulates.is_composite(layer):
+            outputs = keras.tree.flatten(layer(*args, **kwargs))
+            if isinstance(layer, keras.layers.EinsumDense):
+                # Keras goes by the sizes that the layer was made with.
+                shape = multiply_accumulates.einsum_dense_shape(
+                    layer, args, kwargs
+                )
+                outputs = [_symbol(shape, outputs[0].dtype)]
+            count = multiply_accumulates.of_call(layer, args, kwargs, outputs)
+            return {id(layer): count}, outputs
+        if isinstance(layer, keras.layers.TimeDistributed):
+            batch, steps, *rest = args[0].shape
+            x = _symbol((batch, *rest), args[0].dtype)
+            graph = keras.Function(x, layer.layer(x))
+            counts, _ = _count(graph, [x])
+            total = _total(counts)
+            is_known = None not in (total, steps)
+            outputs = keras.tree.flatten(layer(*args, **kwargs))
+            return {id(layer): total * steps if is_known else None}, outputs
+        inputs = [values[id(x)] for x in dict.fromkeys(call.inputs)]
+        graph = keras.Function(inputs, layer.call(*args, **kwargs))
+        counts, outputs = _count(graph, inputs)
+    except Exception:
+        # Whatever a user's own call does with a symbolic tensor.
+        return {id(layer): None}, call.outputs
+    if not isinstance(layer, keras.Model):
+        counts = {id(layer): _total(counts)}
+    return counts, outputs
+
+
+def _symbol(shape, dtype):
+    """A symbolic tensor, of batch size 1 if that is open."""
+    size, *rest = shape
+    return keras.Input(batch_shape=(size or 1, *rest), dtype=dtype)
+
+
+def _total(counts) -> int | None:
+    return None if None in counts.values() else sum(counts.values())

@@ -1,0 +1,286 @@
+"""Multiply-accumulates of single calls of Keras layers and `keras.ops`."""
+
+import math
+
+import keras
+from keras import layers
+
+from kprune import weights
+from kprune.structure import functional
+
+_TRANSPOSED = (
+    layers.Conv1DTranspose,
+    layers.Conv2DTranspose,
+    layers.Conv3DTranspose,
+)
+_DEPTHWISE = (
+    layers.DepthwiseConv1D,
+    layers.DepthwiseConv2D,
+    layers.SeparableConv1D,
+    layers.SeparableConv2D,
+)
+_WITH_KERNELS = (
+    layers.Dense,
+    layers.Conv1D,
+    layers.Conv2D,
+    layers.Conv3D,
+    *_TRANSPOSED,
+    *_DEPTHWISE,
+)
+_CONV_RNNS = (layers.ConvLSTM1D, layers.ConvLSTM2D, layers.ConvLSTM3D)
+_CELLS = (layers.GRUCell, layers.LSTMCell, layers.SimpleRNNCell)
+_KNOWN = (*_WITH_KERNELS, layers.EinsumDense, layers.RNN)
+# No kernel and no layer inside, but products of what they are called with.
+_PRODUCTS = (layers.Attention, layers.Dot, layers.Lambda)
+
+
+def is_composite(operation) -> bool:
+    """Whether the calls within a call have to be counted instead of it.
+
+    Args:
+        operation: A Keras layer, without kprune's wrapper, or an operation of
+            `keras.ops`.
+
+    Returns:
+        Boolean.
+    """
+    if not isinstance(operation, layers.Layer):
+        return False
+    if isinstance(operation, _KNOWN) or type(operation) is layers.Embedding:
+        return False
+    is_own = type(operation).__module__.startswith("keras.")
+    return (
+        not is_own
+        or isinstance(operation, _PRODUCTS)
+        or bool(weights.kernels(operation))
+        or bool(functional.sublayers(operation))
+    )
+
+
+def of_call(operation, args, kwargs, outputs) -> int | None:
+    """Counts the multiply-accumulates of one call.
+
+    Args:
+        operation: A layer or operation that is not composite.
+        args: Tuple: what it is called with; tensors are symbolic.
+        kwargs: Dict.
+        outputs: List of the symbolic tensors that it returns.
+
+    Returns:
+        Integer, over the whole batch; `None` if a shape or a number of
+        repetitions is not known.
+    """
+    output = outputs[0].shape
+    try:
+        if not isinstance(operation, layers.Layer):
+            return _of_operation(operation, args, kwargs, output)
+        first = _shapes(args, kwargs)[0]
+        if isinstance(operation, layers.EinsumDense):
+            return _einsum(operation.equation, (first, operation.kernel.shape))
+        if isinstance(operation, _WITH_KERNELS):
+            return _kernels(operation, first, output)
+        if isinstance(operation, layers.RNN):
+            return _recurrent(operation, first, output)
+    except _UnknownSize:
+        return None
+    return 0
+
+
+def einsum_dense_shape(layer, args, kwargs) -> tuple:
+    """The shape of what an EinsumDense makes of what it is called with.
+
+    Args:
+        layer: `keras.layers.EinsumDense`.
+        args: Tuple; tensors are symbolic.
+        kwargs: Dict.
+
+    Returns:
+        Tuple of integers.
+    """
+    equation = layer.equation.replace(" ", "")
+    sizes = _sizes(equation, (_shapes(args, kwargs)[0], layer.kernel.shape))
+    before, dots, after = equation.partition("->")[2].partition("...")
+    hidden = [name for name in sizes if isinstance(name, int)] if dots else []
+    return tuple(sizes[name] for name in (*before, *hidden, *after))
+
+
+class _UnknownSize(Exception):
+    pass
+
+
+def _size(shape) -> int:
+    if None in shape:
+        raise _UnknownSize
+    return math.prod(shape)
+
+
+def _kernels(layer, inputs, outputs) -> int:
+    total = 0
+    for name, kernel in weights.kernels(layer).items():
+        # Each element of the output (of the input, where a convolution is
+        # transposed) meets one slice of the kernel.
+        places, channels = outputs, kernel.shape[-1]
+        if isinstance(layer, _TRANSPOSED):
+            places = inputs
+        elif isinstance(layer, _DEPTHWISE) and name != "pointwise_kernel":
+            channels = kernel.shape[-2] * kernel.shape[-1]
+            places = _depthwise_places(layer, outputs, channels)
+        total += _size(places) * math.prod(kernel.shape) // channels
+    return total
+
+
+def _depthwise_places(layer, shape, channels):
+    """The shape behind the depthwise step, before any pointwise one."""
+    axis = 1 if layer.data_format == "channels_first" else len(shape) - 1
+    return (*shape[:axis], channels, *shape[axis + 1 :])
+
+
+def _recurrent(layer, inputs, outputs) -> int | None:
+    kernels = weights.kernels(layer.cell).values()
+    per_step = sum(math.prod(kernel.shape) for kernel in kernels)
+    if isinstance(layer, _CONV_RNNS):
+        # What the cell makes, at each place, without its channels.
+        made = outputs[2:] if layer.return_sequences else outputs[1:]
+        first = layer.data_format == "channels_first"
+        places = made[1:] if first else made[:-1]
+        return _size(inputs[:2]) * _size(places) * per_step
+    cells = getattr(layer.cell, "cells", [layer.cell])
+    if not all(isinstance(cell, _CELLS) for cell in cells):
+        return None  # how often a cell of another kind uses a kernel
+    return _size(inputs[:2]) * per_step
+
+
+def _of_operation(operation, args, kwargs, output) -> int | None:
+    count = _COUNTS.get(type(operation))
+    if count is None:
+        return None if isinstance(operation, _REPEATING) else 0
+    return count(operation, _shapes(args, kwargs), output)
+
+
+def _shapes(args, kwargs) -> list:
+    """The shapes of all tensors that something is called with, in order."""
+    values = keras.tree.flatten([*args, *kwargs.values()])
+    return [value.shape for value in values if hasattr(value, "shape")]
+
+
+def _matmul(operation, operands, output) -> int:
+    return _size(output) * _size(operands[0][-1:])
+
+
+def _dot(operation, operands, output) -> int:
+    if not all(operands):  # a number scales
+        return 0
+    return _matmul(operation, operands, output)
+
+
+def _tensordot(operation, operands, output) -> int:
+    first, axes = operands[0], operation.axes
+    if isinstance(axes, int):
+        return _size(output) * _size(first[len(first) - axes :])
+    chosen = keras.tree.flatten(axes[0])
+    return _size(output) * _size([first[axis] for axis in chosen])
+
+
+def _vdot(operation, operands, output) -> int:
+    return _size(operands[0])
+
+
+def _attention(operation, operands, output) -> int:
+    query, key, value = operands[:3]
+    scores = _size((*query[:3], key[1]))
+    return scores * (_size(query[-1:]) + _size(value[-1:]))
+
+
+def _conv(operation, operands, output) -> int:
+    kernel = operands[1]
+    return _size(output) * _size(kernel[:-1])
+
+
+def _conv_transpose(operation, operands, output) -> int:
+    kernel = operands[1]
+    return _size(operands[0]) * _size(kernel[:-1])
+
+
+def _depthwise_conv(operation, operands, output) -> int:
+    return _size(output) * _size(operands[1][:-2])
+
+
+def _separable_conv(operation, operands, output) -> int:
+    depthwise, pointwise = operands[1:3]
+    places = _size(output) // pointwise[-1]
+    return places * (_size(depthwise) + _size(pointwise))
+
+
+def _einsum_operation(operation, operands, output) -> int | None:
+    return _einsum(operation.subscripts, operands)
+
+
+def _einsum(equation: str, shapes) -> int | None:
+    """All combinations of the indices, if two operands are contracted."""
+    if len(shapes) > 2:
+        return None  # it depends on the order
+    left, arrow, right = equation.partition("->")
+    named = set(left) - set(" .,")
+    if arrow:
+        summed = named - set(right)
+    else:
+        summed = {label for label in named if left.count(label) > 1}
+    if len(shapes) < 2 or not summed:
+        return 0  # a sum, or a product of each with each
+    return _size(tuple(_sizes(equation, shapes).values()))
+
+
+def _sizes(equation: str, shapes) -> dict:
+    """The size of each index; those of an ellipsis are numbered from -1."""
+    sizes = {}
+    operands = equation.replace(" ", "").partition("->")[0].split(",")
+    for labels, shape in zip(operands, shapes):
+        before, dots, after = labels.partition("...")
+        hidden = len(shape) - len(before) - len(after) if dots else 0
+        for name, size in zip((*before, *range(-hidden, 0), *after), shape):
+            if sizes.get(name, 1) == 1:
+                sizes[name] = size
+    return sizes
+
+
+_COUNTS = dict(
+    zip(
+        functional.operation_classes(
+            "Matmul",
+            "Inner",
+            "Dot",
+            "Tensordot",
+            "Vdot",
+            "Einsum",
+            "DotProductAttention",
+            "Conv",
+            "ConvTranspose",
+            "DepthwiseConv",
+            "SeparableConv",
+        ),
+        (
+            _matmul,
+            _matmul,
+            _dot,
+            _tensordot,
+            _vdot,
+            _einsum_operation,
+            _attention,
+            _conv,
+            _conv_transpose,
+            _depthwise_conv,
+            _separable_conv,
+        ),
+    )
+)
+# Functions of the user run inside them, some more than once.
+_REPEATING = functional.operation_classes(
+    "AssociativeScan",
+    "Cond",
+    "ForiLoop",
+    "Map",
+    "Scan",
+    "Switch",
+    "VectorizedMap",
+    "WhileLoop",
+)
