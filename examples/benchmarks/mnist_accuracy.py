@@ -41,6 +41,7 @@ import numpy as np
 import rich.table
 from keras import layers
 from measuring import print_table, verdict
+from mnist import Data
 
 import kprune
 
@@ -112,21 +113,6 @@ NETWORKS = {
     ),
     "LeNet-5-Caffe": (lenet_5_caffe, [Case(1 - 1 / 12, "global", 0.1)]),
 }
-
-
-class Data:
-    """MNIST, scaled to [0, 1]."""
-
-    def __init__(self, path: str):
-        with np.load(path) as file:
-            self.x_train = _images(file["x_train"])
-            self.y_train = file["y_train"].astype("int32")
-            self.x_test = _images(file["x_test"])
-            self.y_test = file["y_test"].astype("int32")
-
-
-def _images(array) -> np.ndarray:
-    return np.expand_dims(array.astype("float32") / 255, axis=-1)
 
 
 class HoldThenCosine(keras.optimizers.schedules.LearningRateSchedule):
