@@ -111,6 +111,7 @@ SHAPING = {
     "stack": lambda x: ops.stack([x, ops.cos(x)], axis=-1),
     "stack_in_front": lambda x: ops.stack([x, ops.cos(x)], axis=1),
     "split": lambda x: ops.multiply(*ops.split(x, 2, axis=-1)),
+    "split_whole": lambda x: ops.split(x, 1, axis=-1)[0],
     "split_in_time": lambda x: ops.subtract(*ops.split(x, 2, axis=1)),
     "expand_dims": lambda x: ops.expand_dims(x, -1),
     "expand_dims_twice": lambda x: ops.expand_dims(x, (1, -2)),

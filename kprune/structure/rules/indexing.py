@@ -132,7 +132,8 @@ def split(walk, call):
 
 def _new_bounds(bounds, old, keep) -> list:
     """Where the parts start in what is kept; they may differ in length."""
-    return [int(keep[:bound].sum()) for bound in bounds]
+    # One part that is all has no bounds, and TensorFlow takes no empty list.
+    return [int(keep[:bound].sum()) for bound in bounds] or 1
 
 
 @register_rule(*operation_classes("Take"))
