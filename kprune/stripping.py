@@ -27,8 +27,9 @@ def strip(model: keras.Model, *, compact: bool = True) -> keras.Model:
         A new model, not compiled. The one that is passed is not changed.
 
     Raises:
-        ValueError: If the model is not built; or if it is subclassed, its
-            call cannot be traced, and `compact` is true.
+        ValueError: If the model is not built; if a prunable layer is held by
+            a layer that is no model; or if the model is subclassed, its call
+            cannot be traced, and `compact` is true.
 
     Example:
 
@@ -43,7 +44,7 @@ def strip(model: keras.Model, *, compact: bool = True) -> keras.Model:
     ('conv', 8)
     """
     if compact:
-        return remove_unused(readable(model, "strip"))
+        return _checked(remove_unused(readable(model, "strip")))
     masks = {}
     for layer in functional.prunable_layers(model):
         for name, variable in layer.maskable.items():
@@ -61,4 +62,18 @@ def strip(model: keras.Model, *, compact: bool = True) -> keras.Model:
     rebuilder = Rebuilder(lambda layer: clone(unwrapped(layer)))
     plain = rebuilder.rebuild(model)
     rebuilder.copy_weights(value)
+    return _checked(plain)
+
+
+def _checked(plain: keras.Model) -> keras.Model:
+    """The model, unless something of kprune is left in it."""
+    left = functional.prunable_layers(plain)
+    if left:
+        raise ValueError(
+            f"Prunable layers are held by other layers of model "
+            f"'{plain.name}', which cannot be opened: "
+            f"{[layer.name for layer in left]}. Wrap the outer layer instead, "
+            "such as `kprune.PrunableLayer(keras.layers.TimeDistributed("
+            "keras.layers.Dense(8)))`."
+        )
     return plain

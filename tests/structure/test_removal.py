@@ -390,6 +390,18 @@ def test_a_model_cut_out_of_another():
     assert_equal_outputs(prunable, stripped, x)
 
 
+@pytest.mark.parametrize("compact", [True, False])
+def test_prunable_layers_inside_of_other_layers_are_named(compact):
+    model = keras.Sequential(
+        [
+            keras.Input((3, 4)),
+            layers.TimeDistributed(kprune.PrunableDense(2, name="inner")),
+        ]
+    )
+    with pytest.raises(ValueError, match="prunable_inner.*Wrap the outer"):
+        kprune.strip(model, compact=compact)
+
+
 @pytest.mark.parametrize("function", [kprune.strip, kprune.compact])
 def test_bad_models(function):
     with pytest.raises(ValueError, match="not built.*keras.Input"):
