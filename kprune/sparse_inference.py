@@ -175,7 +175,10 @@ def _members(graph, end, reasons) -> tuple[list, dict]:
         for index in _computed(operator, graph):
             producer = graph.producers.get(index)
             if producer is None:
-                excluded[operator] = reasons[operator] or (
+                reader = operator
+                if operator.kind == "PAD" and not reasons[operator]:
+                    (reader,) = graph.consumers[operator.outputs[0]]
+                excluded[reader] = reasons[reader] or (
                     f"it reads an input of the model; {_START} must come first"
                 )
             else:
@@ -358,6 +361,5 @@ def _pad(operator, graph) -> str:
 
 
 def _no(graph, operator, reason) -> SparseInferenceCheck:
-    # Names joined by ';' are those of what was folded into it.
-    name = graph.tensors[operator.outputs[0]].name.split(";")[0]
+    name = graph.tensors[operator.outputs[0]].name
     return SparseInferenceCheck(False, f"{operator.kind} '{name}'", reason)

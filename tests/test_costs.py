@@ -295,7 +295,7 @@ def test_zeros_are_zeros_in_every_encoding(tmp_path, quantize):
 def test_sparse_and_plain_files_cost_the_same(tmp_path):
     model = keras.Sequential([keras.Input((8, 8, 64)), layers.Conv2D(128, 1)])
     model = _with_zeros(model)
-    plain, sparse = tmp_path / "plain.tflite", tmp_path / "sparse.tflite"
+    plain, sparse = tmp_path / "plain.tflite", tmp_path / "encoded.tflite"
     kprune.export(model, plain, sparse=False)
     assert kprune.export(model, sparse, sparse=True).is_sparse
     one, other = kprune.cost(plain), kprune.cost(sparse)
