@@ -9,7 +9,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from kprune import costs, granularities, weights
+from kprune import costs, granularities, model_macs, weights
+from kprune.comparison import Comparison, compare
 from kprune.structure.graph import readable_or_none
 from kprune.structure.rebuilding import unwrapped
 from kprune.structure.removal import Removal
@@ -60,6 +61,8 @@ class PruningReport:
         layers: Tuple of `LayerReport`, those of nested models included.
         parameters: Integer. All weights of the model, masks not included.
         macs: Integer. Multiply-accumulates for one sample; `None` if unknown.
+        comparison: `kprune.comparison.Comparison` with the dense model;
+            `None` if none was given.
 
     Example:
 
@@ -74,6 +77,7 @@ class PruningReport:
     layers: tuple[LayerReport, ...]
     parameters: int
     macs: int | None
+    comparison: Comparison | None = None
 
     @property
     def weights(self) -> int:
@@ -96,7 +100,8 @@ class PruningReport:
         return sum(layer.filters_removed for layer in self.layers)
 
     def to_dict(self) -> dict:
-        """Returns the report as a dict of plain Python values."""
+        """Returns the report as a dict of plain Python values, as of JSON."""
+        comparison = self.comparison
         return {
             "model": self.model,
             "parameters": self.parameters,
@@ -109,6 +114,7 @@ class PruningReport:
                 {**dataclasses.asdict(layer), "sparsity": layer.sparsity}
                 for layer in self.layers
             ],
+            "comparison": comparison and comparison.to_dict(),
         }
 
     def __str__(self) -> str:
@@ -147,44 +153,79 @@ class PruningReport:
         # A terminal's width does not count where a string is asked for.
         console = Console(file=io.StringIO(), width=110)
         console.print(table, *lines, sep="\n")
+        if self.comparison is not None:
+            console.print(self.comparison.table())
         return console.file.getvalue().rstrip()
 
 
-def report(model: keras.Model) -> PruningReport:
+def report(
+    model: keras.Model,
+    *,
+    dense: keras.Model | None = None,
+    data=None,
+    files: dict | None = None,
+    latency: bool = False,
+) -> PruningReport:
     """Says what was pruned in a model, what was left alone, and why.
+
+    With a dense model it also compares the two, side by side.
 
     Args:
         model: A built `keras.Model`, with prunable layers or plain. Of a
             model without a graph that can be read (a subclassed one whose
             call cannot be traced) the multiply-accumulates and the reasons of
             units are not known.
+        dense: A `keras.Model` to compare with, as it was before pruning or
+            trained without.
+        data: Tuple `(x, y)` of samples and classes, to compare the accuracy
+            of the two models.
+        files: Dict from a name, such as `"tflite"`, to two paths, the dense
+            model's and the pruned one's, to compare their bytes.
+        latency: Boolean. Whether to time the `.tflite` files among `files` in
+            turns, on one thread. Takes some seconds.
 
     Returns:
         A `PruningReport`: `print` it, or take its `to_dict()`.
 
     Raises:
-        ValueError: If `model` is no built Keras model.
+        ValueError: If `model` is no built Keras model; if `data` or `files`
+            come without `dense` or do not fit; or if a file is missing,
+            damaged, or cannot run.
 
     Example:
 
     >>> model = keras.Sequential([
     ...     keras.Input((16,)), kprune.PrunableDense(8, name="logits")])
-    >>> report = kprune.report(kprune.prune(model, 0.75))
+    >>> dense = kprune.strip(model)
+    >>> report = kprune.report(kprune.prune(model, 0.75), dense=dense)
     >>> report.zeros, report.sparsity, report.layers[0].name
     (96, 0.75, 'logits')
+    >>> report.comparison.parameters.ratio
+    1.0
     """
-    if not isinstance(model, keras.Model) or not model.built:
+    for argument, value in (("model", model), ("dense", dense)):
+        is_built = isinstance(value, keras.Model) and value.built
+        if not is_built and (argument == "model" or value is not None):
+            raise ValueError(
+                "`report` needs a built `keras.Model`: start it with "
+                "`keras.Input(shape)` or call it on data first. "
+                f"Received: {argument}={value!r}"
+            )
+    if dense is None and (data is not None or files or latency):
         raise ValueError(
-            "`report` needs a built `keras.Model`: start it with "
-            "`keras.Input(shape)` or call it on data first. "
-            f"Received: {model!r}"
+            "`data`, `files` and `latency` compare two models: pass the other "
+            "one as `dense`."
+        )
+    if latency and not files:
+        raise ValueError(
+            "`latency` is that of `.tflite` files: pass them as `files`."
         )
     removal, macs, total = None, {}, None
     graph = readable_or_none(model)
     if graph is not None:
         removal = Removal(graph)
-        macs = costs.layer_macs(graph)
-        total = costs.macs(graph)
+        macs = model_macs.layer_macs(graph)
+        total = model_macs.macs(graph)
     own_layers = _own_layers(model)
     is_prunable = any(unwrapped(layer) is not layer for layer in own_layers)
     rows = []
@@ -193,7 +234,13 @@ def report(model: keras.Model) -> PruningReport:
         count = macs.get(id(unwrapped(layer)))
         rows.append(_layer_report(layer, removal, count, reason))
     parameters = costs.parameters(model)
-    return PruningReport(model.name, tuple(rows), parameters, total)
+    made = PruningReport(model.name, tuple(rows), parameters, total)
+    if dense is None:
+        return made
+    comparison = compare(
+        model, made.sparsity, dense, data, files or {}, latency
+    )
+    return dataclasses.replace(made, comparison=comparison)
 
 
 def _own_layers(model) -> list:

@@ -118,3 +118,111 @@ def test_nested_and_subclassed_models():
 def test_bad_models(model):
     with pytest.raises(ValueError, match="needs a built `keras.Model`"):
         kprune.report(model)
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """A dense and a pruned net, and a `.tflite` file of each."""
+    folder = tmp_path_factory.mktemp("compared")
+    prunable = convnet()
+    dense = kprune.strip(prunable)
+    kprune.prune(prunable, 0.5)
+    paths = folder / "dense.tflite", folder / "pruned.tflite"
+    for model, path in zip((dense, prunable), paths):
+        kprune.export(model, path)
+    return prunable, dense, paths
+
+
+def test_dense_against_pruned(compared, digits):
+    prunable, dense, paths = compared
+    x, y = digits
+    report = kprune.report(
+        prunable,
+        dense=dense,
+        data=(x[:200], y[:200]),
+        files={"tflite": paths},
+        latency=True,
+    )
+    comparison = report.comparison
+    stripped = kprune.strip(prunable)
+    for model, name in ((dense, "dense"), (stripped, "pruned")):
+        cost = kprune.cost(model)
+        assert getattr(comparison.parameters, name) == cost.parameters
+        assert getattr(comparison.macs, name) == cost.macs
+        classes = np.argmax(model.predict(x[:200], verbose=0), axis=-1)
+        accuracy = np.mean(classes == y[:200])
+        assert getattr(comparison.accuracy, name) == pytest.approx(accuracy)
+    assert comparison.filters.dense == 8 + 16 + 32 + 10
+    assert comparison.filters.pruned == 4 + 8 + 32 + 10
+    assert comparison.sparsity.dense == 0
+    assert comparison.sparsity.pruned == report.sparsity > 0.5
+    file = comparison.files["tflite"]
+    assert file.bytes.pruned == paths[1].stat().st_size
+    assert file.bytes.ratio == file.bytes.pruned / file.bytes.dense
+    assert file.gzip_bytes.pruned < file.bytes.pruned
+    assert file.latency.seconds > 0 and file.latency.rounds > 10
+
+    as_dict = report.to_dict()["comparison"]
+    assert json.loads(json.dumps(as_dict, allow_nan=False)) == as_dict
+    timed = as_dict["files"]["tflite"]["latency"]
+    assert timed["ratio"]["median"] == file.latency.ratio.median
+    text = str(report)
+    for words in (
+        "Dense against pruned",
+        f"{comparison.macs.pruned:,}",
+        f"{comparison.macs.ratio:.3f}",
+        "tflite, bytes gzipped",
+        "The same, dense against itself",
+        f"{file.latency.control}",
+    ):
+        assert words in text
+
+
+def test_what_was_not_asked_for_is_left_out(compared):
+    prunable, dense, _ = compared
+    report = kprune.report(prunable, dense=dense)
+    assert report.comparison.accuracy is None
+    assert report.to_dict()["comparison"]["files"] == {}
+    assert "Accuracy" not in str(report) and "bytes" not in str(report)
+    assert kprune.report(prunable).to_dict()["comparison"] is None
+
+
+def test_unknown_macs_are_said_to_be_unknown():
+    models = Untraceable(), Untraceable()
+    for model in models:
+        model(np.ones((1, 4), "float32"))
+    report = kprune.report(models[0], dense=models[1])
+    assert report.comparison.macs.ratio is None
+    assert report.comparison.parameters.ratio == 1
+    assert "unknown" in str(report.comparison.to_dict()) + str(report)
+
+
+@pytest.mark.parametrize("one_hot", [False, True])
+def test_classes_are_numbers_or_one_hot(compared, digits, one_hot):
+    prunable, dense, _ = compared
+    x, y = digits[0][:50], digits[1][:50]
+    plain = kprune.report(prunable, dense=dense, data=(x, y))
+    y = np.eye(10)[y] if one_hot else y[:, None]
+    other = kprune.report(prunable, dense=dense, data=(x, y))
+    assert other.comparison.accuracy == plain.comparison.accuracy
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"dense": None, "data": (1, 2)}, "pass the other one as `dense`"),
+        ({"dense": "dense.keras"}, "built `keras.Model`.*dense="),
+        ({"latency": True}, "pass them as `files`"),
+        ({"files": {"tflite": "one.tflite"}}, "to two paths"),
+        ({"files": {"tflite": ("no.tflite",) * 2}}, "There is no file"),
+        ({"data": np.ones(3)}, r"tuple `\(x, y\)`"),
+        (
+            {"data": (np.ones((2, 28, 28, 1)), np.ones((2, 3)))},
+            r"outputs of shape \(2, 10\) and y of shape \(2, 3\)",
+        ),
+    ],
+)
+def test_bad_comparisons(compared, arguments, message):
+    prunable, dense, _ = compared
+    with pytest.raises(ValueError, match=message):
+        kprune.report(prunable, **{"dense": dense, **arguments})

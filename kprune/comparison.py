@@ -1,0 +1,240 @@
+"""Dense against pruned, side by side: what `kprune.report` is given."""
+
+import dataclasses
+import os
+import pathlib
+
+import keras
+import numpy as np
+from rich.table import Table
+
+from kprune import costs, latency, weights
+from kprune.stripping import strip
+from kprune.structure import functional
+from kprune.structure.graph import readable_or_none
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """A quantity of both models.
+
+    Args:
+        dense: Number; `None` if unknown.
+        pruned: Number; `None` if unknown.
+    """
+
+    dense: int | float | None
+    pruned: int | float | None
+
+    @property
+    def ratio(self) -> float | None:
+        """Float. Pruned over dense, `None` if unknown."""
+        return (
+            None
+            if None in (self.dense, self.pruned) or not self.dense
+            else (self.pruned / self.dense)
+        )
+
+    def to_dict(self) -> dict:
+        """Returns the pair as a dict of plain Python values."""
+        return {**dataclasses.asdict(self), "ratio": self.ratio}
+
+
+@dataclasses.dataclass(frozen=True)
+class FileComparison:
+    """A file of the dense model and one of the pruned one.
+
+    Args:
+        bytes: `Pair`.
+        gzip_bytes: `Pair`.
+        latency: `kprune.latency.Latency` of the pruned file against the dense
+            one; `None` if it was not measured.
+    """
+
+    bytes: Pair
+    gzip_bytes: Pair
+    latency: latency.Latency | None
+
+    def to_dict(self) -> dict:
+        """Returns the comparison as a dict of plain Python values."""
+        timed = self.latency
+        return {
+            "bytes": self.bytes.to_dict(),
+            "gzip_bytes": self.gzip_bytes.to_dict(),
+            "latency": None if timed is None else dataclasses.asdict(timed),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """A dense model against a pruned one.
+
+    The pruned model's filters, parameters and multiply-accumulates are those
+    that `kprune.strip` leaves; its sparsity counts what is masked.
+
+    Args:
+        accuracy: `Pair` of fractions, `None` if no data was given.
+        sparsity: `Pair` of fractions of zeros over all kernels.
+        filters: `Pair` of output channels over all layers with kernels.
+        parameters: `Pair`.
+        macs: `Pair`.
+        files: Dict from a name to a `FileComparison`.
+    """
+
+    accuracy: Pair | None
+    sparsity: Pair
+    filters: Pair
+    parameters: Pair
+    macs: Pair
+    files: dict[str, FileComparison]
+
+    def to_dict(self) -> dict:
+        """Returns the comparison as a dict of plain Python values."""
+        accuracy = self.accuracy
+        return {
+            "accuracy": None if accuracy is None else accuracy.to_dict(),
+            "sparsity": self.sparsity.to_dict(),
+            "filters": self.filters.to_dict(),
+            "parameters": self.parameters.to_dict(),
+            "macs": self.macs.to_dict(),
+            "files": {name: f.to_dict() for name, f in self.files.items()},
+        }
+
+    def table(self) -> Table:
+        """The comparison as a `rich.table.Table`."""
+        table = Table(title="Dense against pruned")
+        for heading in ("", "dense", "pruned", "pruned / dense"):
+            table.add_column(heading, justify="right" if heading else "left")
+        for label, pair in (
+            ("Accuracy", self.accuracy),
+            ("Sparsity", self.sparsity),
+        ):
+            if pair is not None:
+                points = 100 * (pair.pruned - pair.dense)
+                table.add_row(
+                    label,
+                    f"{pair.dense:.2%}",
+                    f"{pair.pruned:.2%}",
+                    f"{points:+.2f} points",
+                )
+        table.add_section()
+        for label, pair in (
+            ("Filters", self.filters),
+            ("Parameters", self.parameters),
+            ("MACs", self.macs),
+        ):
+            table.add_row(label, *_cells(pair))
+        for name, file in self.files.items():
+            table.add_section()
+            table.add_row(f"{name}, bytes", *_cells(file.bytes))
+            table.add_row(f"{name}, bytes gzipped", *_cells(file.gzip_bytes))
+            if file.latency is not None:
+                for row in _latency_rows(name, file.latency):
+                    table.add_row(*row)
+        return table
+
+
+def compare(
+    model: keras.Model, sparsity: float, dense: keras.Model, data, files, timed
+) -> Comparison:
+    """Compares a pruned model and its files with a dense one.
+
+    Args:
+        model: The pruned model.
+        sparsity: Float. Its fraction of zeros.
+        dense: The dense model.
+        data: Tuple `(x, y)`, or `None`.
+        files: Dict from a name to two paths, dense and pruned.
+        timed: Boolean. Whether to time `.tflite` files.
+
+    Returns:
+        A `Comparison`.
+
+    Raises:
+        ValueError: If `data` does not fit the models, or a file is missing
+            or cannot be read.
+    """
+    compared = {
+        name: _compare_files(name, paths, timed)
+        for name, paths in files.items()
+    }
+    plain = model
+    if functional.prunable_layers(model) and readable_or_none(model):
+        plain = strip(model)
+    of_dense, of_plain = costs.cost(dense), costs.cost(plain)
+    accuracy = None
+    if data is not None:
+        accuracy = Pair(_accuracy(dense, data), _accuracy(model, data))
+    return Comparison(
+        accuracy,
+        Pair(of_dense.sparsity, sparsity),
+        Pair(_filters(dense), _filters(plain)),
+        Pair(of_dense.parameters, of_plain.parameters),
+        Pair(of_dense.macs, of_plain.macs),
+        compared,
+    )
+
+
+def _compare_files(name, paths, timed) -> FileComparison:
+    if not isinstance(paths, (tuple, list)) or len(paths) != 2:
+        raise ValueError(
+            "`files` is a dict from a name to two paths, that of the dense "
+            "model and that of the pruned one. "
+            f"Received: files={{{name!r}: {paths!r}}}"
+        )
+    dense, pruned = (pathlib.Path(os.fspath(path)) for path in paths)
+    raw, gzipped = zip(costs.file_sizes(dense), costs.file_sizes(pruned))
+    is_tflite = dense.suffix == pruned.suffix == ".tflite"
+    measured = latency.measure(pruned, dense) if timed and is_tflite else None
+    return FileComparison(Pair(*raw), Pair(*gzipped), measured)
+
+
+def _filters(model) -> int:
+    kernels = [
+        list(weights.kernels(layer).values())
+        for layer in functional.sublayers(model)
+        if not functional.sublayers(layer)
+    ]
+    return sum(found[-1].shape[-1] for found in kernels if found)
+
+
+def _accuracy(model, data) -> float:
+    try:
+        x, y = data
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"`data` must be a tuple `(x, y)`. Received: {type(data).__name__}"
+        ) from error
+    y = np.asarray(y)
+    scores = np.asarray(model.predict(x, verbose=0))
+    if y.ndim == scores.ndim and y.shape[-1] == scores.shape[-1] > 1:
+        y = np.argmax(y, axis=-1)  # one-hot
+    if y.ndim == scores.ndim and y.shape[-1] == 1:
+        y = y[..., 0]
+    if scores.ndim < 2 or scores.shape[-1] < 2 or y.shape != scores.shape[:-1]:
+        raise ValueError(
+            "Accuracy is that of a classifier: the model must give a score "
+            "per class, and `y` the classes, as numbers or one-hot. Received: "
+            f"outputs of shape {scores.shape} and y of shape {y.shape}"
+        )
+    return float(np.mean(np.argmax(scores, axis=-1) == y))
+
+
+def _cells(pair) -> list[str]:
+    counts = [
+        "unknown" if n is None else f"{n:,}" for n in (pair.dense, pair.pruned)
+    ]
+    return [*counts, "" if pair.ratio is None else f"{pair.ratio:.3f}"]
+
+
+def _latency_rows(name, timed) -> list[list[str]]:
+    reference = f"{1000 * timed.reference_seconds:.3f}"
+    return [
+        [
+            f"{name}, latency in ms",
+            reference,
+            f"{1000 * timed.seconds:.3f}",
+            str(timed.ratio),
+        ],
+        ["The same, dense against itself", reference, "", str(timed.control)],
+    ]

@@ -1,0 +1,108 @@
+"""Multiply-accumulates of Keras models, layer by layer."""
+
+import keras
+
+from kprune import multiply_accumulates
+from kprune.layers import PrunableLayer
+from kprune.structure import functional
+
+
+def layer_macs(model: keras.Model) -> dict[int, int | None]:
+    """Counts the multiply-accumulates of each layer for one sample.
+
+    Args:
+        model: A built Sequential or Functional model.
+
+    Returns:
+        Dict from the id of a layer (of what it wraps, if it is prunable) or
+        an operation to its multiply-accumulates, over all its calls; `None`
+        where a size is not known, or a call cannot be traced.
+    """
+    graph = functional.graph_of(model)
+    inputs = [_symbol(tensor.shape, tensor.dtype) for tensor in graph.inputs]
+    counts, _ = _count(graph, inputs)
+    batch_size = inputs[0].shape[0]
+    return {
+        key: None if count is None else count // batch_size
+        for key, count in counts.items()
+    }
+
+
+def macs(model: keras.Model) -> int | None:
+    """Counts the multiply-accumulates of a model for one sample.
+
+    Args:
+        model: A built Sequential or Functional model.
+
+    Returns:
+        Integer, or `None` where a shape is not known, such as that of an
+        image of any size.
+    """
+    return _total(layer_macs(model))
+
+
+def _count(graph, inputs) -> tuple[dict, list]:
+    """Counts the calls of a graph on inputs of known shapes.
+
+    The calls are made again, since what was open in the shapes that the graph
+    was made with is known now.
+
+    Returns:
+        Tuple of a dict as `layer_macs` returns it, over the whole batch, and
+        the list of the symbolic outputs.
+    """
+    counts = {}
+    values = dict(zip(map(id, graph.inputs), inputs))
+    for call in functional.calls(graph):
+        layer = call.operation
+        if isinstance(layer, PrunableLayer):
+            layer = layer.layer
+        found, outputs = _count_call(layer, call, values)
+        values.update(zip(map(id, call.outputs), outputs))
+        for key, count in found.items():
+            known = counts.setdefault(key, 0)
+            counts[key] = None if None in (known, count) else known + count
+    return counts, [values[id(output)] for output in graph.outputs]
+
+
+def _count_call(layer, call, values) -> tuple[dict, list]:
+    args, kwargs = call.fill_in(values)
+    try:
+        if not multiply_accumulates.is_composite(layer):
+            outputs = keras.tree.flatten(layer(*args, **kwargs))
+            if isinstance(layer, keras.layers.EinsumDense):
+                # Keras goes by the sizes that the layer was made with.
+                shape = multiply_accumulates.einsum_dense_shape(
+                    layer, args, kwargs
+                )
+                outputs = [_symbol(shape, outputs[0].dtype)]
+            count = multiply_accumulates.of_call(layer, args, kwargs, outputs)
+            return {id(layer): count}, outputs
+        if isinstance(layer, keras.layers.TimeDistributed):
+            batch, steps, *rest = args[0].shape
+            x = _symbol((batch, *rest), args[0].dtype)
+            graph = keras.Function(x, layer.layer(x))
+            counts, _ = _count(graph, [x])
+            total = _total(counts)
+            is_known = None not in (total, steps)
+            outputs = keras.tree.flatten(layer(*args, **kwargs))
+            return {id(layer): total * steps if is_known else None}, outputs
+        inputs = [values[id(x)] for x in dict.fromkeys(call.inputs)]
+        graph = keras.Function(inputs, layer.call(*args, **kwargs))
+        counts, outputs = _count(graph, inputs)
+    except Exception:
+        # Whatever a user's own call does with a symbolic tensor.
+        return {id(layer): None}, call.outputs
+    if not isinstance(layer, keras.Model):
+        counts = {id(layer): _total(counts)}
+    return counts, outputs
+
+
+def _symbol(shape, dtype):
+    """A symbolic tensor, of batch size 1 if that is open."""
+    size, *rest = shape
+    return keras.Input(batch_shape=(size or 1, *rest), dtype=dtype)
+
+
+def _total(counts) -> int | None:
+    return None if None in counts.values() else sum(counts.values())
