@@ -41,24 +41,34 @@ def write(model: keras.Model, path: pathlib.Path, shapes: list) -> None:
         name: tf.TensorSpec(shape, tensor.dtype, name=name)
         for name, tensor, shape in zip(names, model.inputs, shapes)
     }
-    struct = keras.tree.pack_sequence_as(
+    inputs_struct = keras.tree.pack_sequence_as(
         functional.inputs_struct(model), list(specs.values())
     )
 
-    @tf.function(input_signature=[struct], autograph=False)
+    @tf.function(autograph=False)
+    def computed(*tensors):
+        inputs = keras.tree.pack_sequence_as(inputs_struct, list(tensors))
+        return keras.tree.flatten(model(inputs, training=False))
+
+    # Saving traces `serve` once more. Both call one graph of the model, which
+    # is stored once.
+    graph = computed.get_concrete_function(*specs.values())
+
+    @tf.function(input_signature=[inputs_struct], autograph=False)
     def serve(inputs):
-        return model(inputs, training=False)
+        outputs = graph(*keras.tree.flatten(inputs))
+        return keras.tree.pack_sequence_as(
+            functional.outputs_struct(model), outputs
+        )
 
     @tf.function(autograph=False)
     def serving_default(**tensors):
-        flat = [tensors[name] for name in specs]
-        outputs = serve(keras.tree.pack_sequence_as(struct, flat))
-        flat_outputs = keras.tree.flatten(outputs)
-        return {f"output_{i}": x for i, x in enumerate(flat_outputs)}
+        outputs = graph(*[tensors[name] for name in specs])
+        return {f"output_{i}": x for i, x in enumerate(outputs)}
 
     module = tf.Module()
     module.serve = serve
-    module.model_variables = list(serve.get_concrete_function().variables)
+    module.model_variables = list(graph.variables)
     concrete = serving_default.get_concrete_function(**specs)
     try:
         tf.saved_model.save(
