@@ -42,7 +42,6 @@ pip install "kprune[examples]"
 import argparse
 import math
 import os
-import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -270,41 +269,16 @@ def tflite_accuracy(path):
 ## Measure the latency
 
 Times on a computer that does other work as well vary more than the models
-differ. So we run them in turns in one process and on one thread, reverse the
-order in every second round, and take the median of the ratios of all rounds,
-with its quartiles. A second interpreter of the dense model serves as control:
-how far its ratio strays from 1 shows how exact the measurement is.
+differ. So `kprune.cost()` runs a `.tflite` file and a reference in turns, in
+one process and on one thread, and takes the median of the ratios of all
+rounds, with its quartiles. The reference, loaded a second time, serves as
+control: how far its ratio strays from 1 shows how exact the measurement is.
 """
 
-
-def time_in_turns(interpreters, rounds=300, invokes=20):
-    times = np.zeros((rounds, len(interpreters)))
-    for interpreter in interpreters:
-        input_index = interpreter.get_input_details()[0]["index"]
-        interpreter.set_tensor(input_index, x_test[:1])
-        for _ in range(invokes):  # Warms the caches up.
-            interpreter.invoke()
-    for index in range(rounds):
-        order = range(len(interpreters))
-        for position in order if index % 2 == 0 else reversed(order):
-            start = time.perf_counter()
-            for _ in range(invokes):
-                interpreters[position].invoke()
-            duration = time.perf_counter() - start
-            times[index, position] = duration / invokes
-    return times
-
-
-def ratio_with_quartiles(times, reference):
-    low, median, high = np.percentile(times / reference, [25, 50, 75])
-    return f"{median:.2f} ({low:.2f} to {high:.2f})"
-
-
-dense_path = exported["dense"]["tflite"].path
-pruned_path = exported["pruned"]["tflite"].path
-dense_times, pruned_times, control_times = time_in_turns(
-    [load_interpreter(path) for path in (dense_path, pruned_path, dense_path)]
-).T
+latency = kprune.cost(
+    exported["pruned"]["tflite"].path,
+    reference=exported["dense"]["tflite"].path,
+).latency
 
 """
 ## Compare the two models
@@ -333,9 +307,9 @@ def add_counts(label, dense, pruned):
     table.add_row(label, f"{dense:,}", f"{pruned:,}", f"{pruned / dense:.3f}")
 
 
-reports = [kprune.report(model) for model in models.values()]
-add_counts("Parameters", *(report.parameters for report in reports))
-add_counts("MACs", *(report.macs for report in reports))
+costs = [kprune.cost(model) for model in models.values()]
+add_counts("Parameters", *(cost.parameters for cost in costs))
+add_counts("MACs", *(cost.macs for cost in costs))
 table.add_section()
 for kind, label in (
     ("SavedModel", "SavedModel"),
@@ -348,17 +322,15 @@ for kind, label in (
         f"{label}, bytes gzipped", *(result.gzip_bytes for result in results)
     )
 table.add_section()
+dense_ms = f"{1000 * latency.reference_seconds:.3f}"
 table.add_row(
     "Latency of the .tflite, ms",
-    f"{1000 * np.median(dense_times):.3f}",
-    f"{1000 * np.median(pruned_times):.3f}",
-    ratio_with_quartiles(pruned_times, dense_times),
+    dense_ms,
+    f"{1000 * latency.seconds:.3f}",
+    str(latency.ratio),
 )
 table.add_row(
-    "The same, dense against itself",
-    f"{1000 * np.median(dense_times):.3f}",
-    f"{1000 * np.median(control_times):.3f}",
-    ratio_with_quartiles(control_times, dense_times),
+    "The same, dense against itself", dense_ms, "", str(latency.control)
 )
 rich.console.Console(width=100, highlight=False).print(table)
 
