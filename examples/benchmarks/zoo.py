@@ -33,6 +33,7 @@ import argparse
 import concurrent.futures
 import contextlib
 import dataclasses
+import gc
 import inspect
 import multiprocessing
 import os
@@ -125,7 +126,10 @@ def prunable_model(architecture: str, x: np.ndarray) -> keras.Model:
     model = build(
         weights=None, input_shape=x.shape[1:], classifier_activation=None
     )
-    return kprune.make_prunable(draw_vectors(model))
+    prunable = kprune.make_prunable(draw_vectors(model))
+    del model
+    gc.collect()  # a model is a cycle, and the largest takes 2.8 GB
+    return prunable
 
 
 def prune(prunable: keras.Model, x: np.ndarray, sparsity: float) -> None:
@@ -161,12 +165,14 @@ def shrink(
         strip_seconds = time.perf_counter() - started
         expected = _outputs(prunable, x)
         outputs = _outputs(stripped, x)
+        reloaded = _outputs(_reloaded(stripped), x)
+        gc.collect()
         yield Row(
             architecture,
             sparsity,
             difference=_difference(expected, outputs),
             spread=_difference(expected[:1], expected[1:]),
-            reloaded=_difference(outputs, _outputs(_reloaded(stripped), x)),
+            reloaded=_difference(outputs, reloaded),
             again=_again(stripped, x),
             parameters=costs.parameters(stripped) / parameters,
             macs=costs.macs(stripped) / macs,
@@ -175,6 +181,8 @@ def shrink(
             read_seconds=read_seconds,
             strip_seconds=strip_seconds,
         )
+        del stripped
+        gc.collect()
 
 
 def _counts(graph, classes: int) -> tuple[int, float]:
@@ -227,6 +235,7 @@ def _difference(one, other) -> float:
 def _reloaded(model) -> keras.Model:
     with tempfile.TemporaryDirectory() as folder:
         model.save(f"{folder}/model.keras")
+        gc.collect()
         return keras.saving.load_model(f"{folder}/model.keras")
 
 

@@ -10,13 +10,7 @@ pytestmark = pytest.mark.usefixtures("float64")
 SPARSITIES = (0.25, 0.5, 0.9)
 # What is left of the parameters and the multiply-accumulates at most.
 BARS = {0.25: (0.65, 0.61), 0.5: zoo.SIZE_BARS, 0.9: (0.06, 0.04)}
-QUICK = (
-    "DenseNet121",
-    "EfficientNetB0",
-    "MobileNet",
-    "MobileNetV2",
-    "ResNet50",
-)
+QUICK = ("DenseNet121", "EfficientNetB0", "MobileNetV2", "ResNet50")
 
 
 def assert_shrinks(architecture, size, sparsities):
@@ -33,7 +27,7 @@ def assert_shrinks(architecture, size, sparsities):
 
 
 @pytest.mark.parametrize("architecture", QUICK)
-def test_small_architectures(architecture):
+def test_some_architectures(architecture):
     assert_shrinks(architecture, 32, [0.5])
 
 
