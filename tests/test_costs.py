@@ -372,7 +372,7 @@ def test_bad_files(tmp_path, name, content, message):
 
 
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.6, 0.9, 0.99, 0.9999])
-def test_truncated_files(tmp_path, needs_flex, written, share):
+def test_truncated_files(tmp_path, written, share):
     content = written.read_bytes()
     path = tmp_path / "cut.tflite"
     path.write_bytes(content[: int(share * len(content))])

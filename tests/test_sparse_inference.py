@@ -95,6 +95,14 @@ def test_what_comes_before_and_behind_does_not_matter(tmp_path):
     assert _check(tmp_path, _net(first=first, last=last)).is_eligible
 
 
+def test_depth_to_space_ends_it_as_well(tmp_path):
+    model = _net(last=lambda x: keras.ops.depth_to_space(x, 2))
+    assert _check(tmp_path, model).is_eligible
+    # What follows no longer counts, and is none of a kind that may be there.
+    model = _net(middle=lambda x: keras.ops.depth_to_space(x, 2))
+    assert _check(tmp_path, model).is_eligible
+
+
 @pytest.mark.parametrize(
     ("changes", "operator", "reason"),
     [
