@@ -275,9 +275,9 @@ def main() -> None:
         f"{len(data.x_train):,} images of MNIST, tested on "
         f"{len(data.x_test):,}.\nthin: the architecture of the stripped "
         "network, trained without pruning.\nchanged predictions: by strip, "
-        "over all seeds. difference: stripped from masked\nlogits. control: "
-        "masked from the same in float64. Both are the worst of all\nseeds, "
-        "relative to the largest logit.",
+        "over all seeds.\ndifference: stripped from masked; control: masked "
+        "from itself in float64.\nBoth are the worst of all seeds, relative "
+        "to the largest logit.",
     )
     table.add_column("")
     for name in runs:
