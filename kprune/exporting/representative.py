@@ -83,7 +83,7 @@ def _is_one_batch(model, data) -> bool:
 
 def _checked(model, shapes, batch) -> list[np.ndarray]:
     """One batch as a list of arrays, one per input, that fit the file."""
-    names = [tensor.name for tensor in model.inputs]
+    names = signature.keras_names(model)
     if isinstance(batch, tuple) and batch:
         # A dataset for `fit`: the labels follow the inputs.
         structured = isinstance(batch[0], (dict, list, tuple))
@@ -106,8 +106,8 @@ def _checked(model, shapes, batch) -> list[np.ndarray]:
             f"each of {names}. Received: {received}"
         )
     arrays = [
-        _array(x, tensor, shape)
-        for x, tensor, shape in zip(batch, model.inputs, shapes)
+        _array(x, name, tensor.dtype, shape)
+        for x, name, tensor, shape in zip(batch, names, model.inputs, shapes)
     ]
     lengths = [len(x) for x in arrays]
     if len(set(lengths)) > 1:
@@ -118,26 +118,25 @@ def _checked(model, shapes, batch) -> list[np.ndarray]:
     return arrays
 
 
-def _array(x, tensor, shape) -> np.ndarray:
+def _array(x, name, dtype, shape) -> np.ndarray:
     x = np.asarray(x)
-    dtype = keras.backend.standardize_dtype(tensor.dtype)
+    dtype = keras.backend.standardize_dtype(dtype)
     wanted = tuple(shape[1:])
     fits = x.ndim == len(shape) and all(
         size is None or size == own for size, own in zip(wanted, x.shape[1:])
     )
     if not fits:
         raise ValueError(
-            f"`representative_data` for '{tensor.name}' must have the shape "
+            f"`representative_data` for '{name}' must have the shape "
             f"(samples, {', '.join(map(str, wanted))}). Received: {x.shape}"
         )
     if not np.can_cast(x.dtype, dtype, "same_kind"):
         raise ValueError(
-            f"`representative_data` for '{tensor.name}' must hold {dtype}, "
+            f"`representative_data` for '{name}' must hold {dtype}, "
             f"or numbers of that kind. Received: {x.dtype}"
         )
     if x.dtype.kind == "f" and not np.isfinite(x).all():
         raise ValueError(
-            f"`representative_data` for '{tensor.name}' has nan or infinite "
-            "values."
+            f"`representative_data` for '{name}' has nan or infinite values."
         )
     return x.astype(dtype)

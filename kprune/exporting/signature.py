@@ -7,6 +7,18 @@ import keras
 from kprune.structure import functional
 
 
+def keras_names(model: keras.Model) -> list[str]:
+    """The names of the inputs' layers, which a `.keras` file keeps.
+
+    Args:
+        model: A Sequential or Functional model.
+
+    Returns:
+        List of strings, one per input.
+    """
+    return [functional.input_layer(tensor).name for tensor in model.inputs]
+
+
 def names_of(model: keras.Model) -> list[str]:
     """Names of the inputs that every format can take.
 
@@ -18,8 +30,8 @@ def names_of(model: keras.Model) -> list[str]:
         what TensorFlow does not allow in a name.
     """
     names = []
-    for tensor in model.inputs:
-        name = re.sub(r"[^A-Za-z0-9_]", "_", tensor.name)
+    for name in keras_names(model):
+        name = re.sub(r"[^A-Za-z0-9_]", "_", name)
         name = name if name[:1].isalnum() else f"input_{name}"
         names.append(name if name not in names else f"{name}_{len(names)}")
     return names
@@ -41,7 +53,7 @@ def in_order(model: keras.Model, given: dict, argument: str) -> list:
         ValueError: If the keys are others.
     """
     struct = functional.inputs_struct(model)
-    keys = [tensor.name for tensor in model.inputs]
+    keys = keras_names(model)
     if isinstance(struct, dict) and set(given) == set(struct):
         keys = {id(tensor): key for key, tensor in struct.items()}
         keys = [keys.get(id(tensor)) for tensor in model.inputs]
@@ -83,11 +95,12 @@ def shapes_of(model: keras.Model, batch_size: int | None, given) -> list:
     if len(shapes) != len(model.inputs) or not all(map(_is_shape, shapes)):
         raise ValueError(
             "`input_signature` must give a shape for each of "
-            f"{[tensor.name for tensor in model.inputs]}: the batch size "
+            f"{keras_names(model)}: the batch size "
             "first, integers above 0 or None. "
             f"Received: {given!r}"
         )
-    for shape, tensor in zip(shapes, model.inputs):
+    names = keras_names(model)
+    for shape, tensor, name in zip(shapes, model.inputs, names):
         fits = len(shape) == len(tensor.shape) and all(
             size is None or own is None or size == own
             for size, own in zip(shape, tensor.shape)
@@ -95,7 +108,7 @@ def shapes_of(model: keras.Model, batch_size: int | None, given) -> list:
         if not fits:
             raise ValueError(
                 f"`input_signature` has the shape {tuple(shape)} for "
-                f"'{tensor.name}', which takes {tuple(tensor.shape)}. "
+                f"'{name}', which takes {tuple(tensor.shape)}. "
                 "Batch sizes come first."
             )
     return [tuple(shape) for shape in shapes]

@@ -152,7 +152,9 @@ def test_the_process_that_writes_says_why_it_failed(tmp_path):
 
     model = keras.Sequential([keras.Input((4,)), Own()])
     for name in ("model", "model.tflite"):
-        with pytest.raises(ValueError, match="layers of your own.*Own") as e:
+        with pytest.raises(
+            ValueError, match="(?s)layers of your own.*Own"
+        ) as e:
             kprune.export(model, tmp_path / name)
         assert "KERAS_BACKEND=tensorflow" in str(e.value)
     assert not contents(tmp_path)
