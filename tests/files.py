@@ -2,8 +2,16 @@
 
 import importlib.util
 
+import keras
 import numpy as np
 import pytest
+
+# A process with TensorFlow writes these files for the other backends, which
+# `exporting/test_formats.py` and `test_failures.py` try there.
+on_tensorflow = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow",
+    reason="the file is the same, written by a slow second process",
+)
 
 needs_onnx = pytest.mark.skipif(
     not all(

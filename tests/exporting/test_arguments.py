@@ -3,10 +3,12 @@
 import keras
 import numpy as np
 import pytest
-from files import tflite_model
+from files import on_tensorflow, tflite_model
 from keras import layers
 
 import kprune
+
+pytestmark = on_tensorflow
 
 
 def _small():

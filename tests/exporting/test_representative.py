@@ -3,10 +3,13 @@
 import keras
 import numpy as np
 import pytest
+from files import on_tensorflow
 from keras import layers
 
 import kprune
 from kprune.exporting import representative
+
+pytestmark = on_tensorflow
 
 
 def _small():

@@ -3,11 +3,13 @@
 import keras
 import numpy as np
 import pytest
-from files import needs_onnx, tflite_kernels, tflite_model
+from files import needs_onnx, on_tensorflow, tflite_kernels, tflite_model
 from keras import layers
 from models import numpy
 
 import kprune
+
+pytestmark = on_tensorflow
 
 SPARSITY = 0.75
 
