@@ -55,7 +55,7 @@ def write(
     # TensorFlow has no public name for it.
     from tensorflow.lite.python.convert_phase import ConverterError
 
-    folder = path.with_name("saved_model")
+    folder = path.with_name("kprune_saved_model")
     if not folder.exists():
         saved_model.write(model, folder, shapes)
     converter = tf.lite.TFLiteConverter.from_saved_model(
