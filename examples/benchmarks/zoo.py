@@ -349,6 +349,7 @@ def main() -> int:
             failures.append(f"{architecture}: {type(error).__name__}: {error}")
             continue
         for index, row in enumerate(rows):
+            print(row, file=sys.stderr)  # it takes long: nothing is lost
             if not row.is_exact():
                 failures.append(f"not equal: {row}")
             cells = [] if not exports else [_export_cell(exports[index])]
