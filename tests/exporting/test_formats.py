@@ -85,6 +85,20 @@ def test_saved_model_is_compact_and_loads_everywhere(tmp_path):
     np.testing.assert_allclose(served, expected, atol=1e-5)
 
 
+@on_tensorflow
+def test_a_saved_model_holds_the_graph_once(tmp_path):
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
+    kprune.export(model, tmp_path / "model")
+    saved = saved_model_pb2.SavedModel.FromString(
+        (tmp_path / "model" / "saved_model.pb").read_bytes()
+    )
+    functions = saved.meta_graphs[0].graph_def.library.function
+    operations = [node.op for f in functions for node in f.node_def]
+    assert operations.count("MatMul") == 1
+
+
 def test_tflite_has_built_in_operations_only_and_runs(tmp_path):
     from ai_edge_litert import schema_py_generated as schema
     from ai_edge_litert.interpreter import Interpreter
