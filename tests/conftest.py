@@ -4,12 +4,6 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("MPLBACKEND", "Agg")
-# On JAX the tests mostly compile, each small function once.
-os.environ.setdefault(
-    "XLA_FLAGS",
-    "--xla_backend_optimization_level=0 "
-    "--xla_llvm_disable_expensive_passes=true",
-)
 
 import keras
 import numpy as np

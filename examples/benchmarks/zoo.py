@@ -356,7 +356,7 @@ def main() -> int:
             table.add_row(*_cells(row), f"{peak:.1f}", *cells)
         seconds = time.perf_counter() - started
         print(f"{architecture}: {seconds:.0f} s", file=sys.stderr)
-    print_table(table, width=120)
+    print_table(table, width=140)
     for failure in failures:
         print(failure, file=sys.stderr)
     return 1 if failures else 0
@@ -367,7 +367,7 @@ def _table(has_exports: bool) -> rich.table.Table:
         title="keras.applications, random weights, pruned by filters, stripped",
         caption="What is left, against the whole model; see the docstring.",
     )
-    table.add_column("architecture")
+    table.add_column("architecture", no_wrap=True)
     headers = [
         "sparsity",
         "diff",
