@@ -56,7 +56,7 @@ def _stack(*stack, shape=(5, 6)):
     [
         (0.5, {}),
         (0.5, {"go_backwards": True, "unroll": True, "use_bias": False}),
-        (0.9, {"recurrent_dropout": 0.1, "activation": "sigmoid"}),
+        (0.9, {"recurrent_dropout": 0.1, "activation": "softplus"}),
     ],
 )
 def test_units_go(kind, sparsity, options):
@@ -66,7 +66,7 @@ def test_units_go(kind, sparsity, options):
         KINDS[kind](10, **options),
         layers.Dense(3),
     )
-    smaller = shrunk(model, _x(5, 6), sparsity)
+    smaller = shrunk(model, 5 * _x(5, 6), sparsity)
     units = [layer.units for layer in smaller.layers]
     assert units == {0.5: [3, 4, 5, 3], 0.9: [1, 1, 1, 3]}[sparsity]
     gates = smaller.layers[1].cell.kernel.shape[1] // units[1]
