@@ -6,11 +6,15 @@ import zipfile
 import keras
 
 
-def load_model(path: str | os.PathLike) -> keras.Model:
-    """Loads a `.keras` file in Keras's safe mode.
+def load_model(
+    path: str | os.PathLike, *, safe_mode: bool = True
+) -> keras.Model:
+    """Loads a `.keras` file, by default in Keras's safe mode.
 
     Args:
         path: The file.
+        safe_mode: Boolean. Whether to refuse what would run code that the
+            file holds, such as a Lambda layer.
 
     Returns:
         The `keras.Model`, not compiled.
@@ -34,7 +38,7 @@ def load_model(path: str | os.PathLike) -> keras.Model:
             "zip archive that `model.save('name.keras')` writes."
         )
     try:
-        return keras.saving.load_model(path, compile=False)
+        return keras.saving.load_model(path, compile=False, safe_mode=safe_mode)
     except (
         EOFError,
         KeyError,
@@ -46,6 +50,9 @@ def load_model(path: str | os.PathLike) -> keras.Model:
         raise ValueError(
             f"'{path}' cannot be loaded as a Keras model: it is damaged, was "
             "not written by `model.save('name.keras')`, or has layers of your "
-            "own (import the module that registers them first). "
+            "own (import the module that registers them first) or code of a "
+            "Lambda layer (if you trust the file, call "
+            "`keras.config.enable_unsafe_deserialization()` first; the "
+            "command takes --no-safe-mode). "
             f"Keras says: {error}"
         ) from error

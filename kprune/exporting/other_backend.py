@@ -61,7 +61,9 @@ def write(
 
 def _main(source: str, path: str, writer: str, shapes: str) -> None:
     module = importlib.import_module(writer)
-    module.write(load_model(source), pathlib.Path(path), json.loads(shapes))
+    # The process that started this one runs the same model.
+    model = load_model(source, safe_mode=False)
+    module.write(model, pathlib.Path(path), json.loads(shapes))
 
 
 if __name__ == "__main__":

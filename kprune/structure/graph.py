@@ -61,7 +61,29 @@ class ChannelGraph:
                         found[reason] = None
         return list(found)
 
+    def to_dict(self) -> dict:
+        """Returns the units as a dict of plain Python values, as of JSON."""
+        return {
+            "units": [
+                {
+                    "unit": unit,
+                    "members": members,
+                    "stays": self.units.reason(unit),
+                }
+                for unit, members in self._members().items()
+            ]
+        }
+
     def __str__(self) -> str:
+        lines = []
+        for unit, members in self._members().items():
+            reason = self.units.reason(unit)
+            stays = "" if reason is None else f" (stays: {reason})"
+            lines.append(f"unit {unit}{stays}: {', '.join(members)}")
+        return "\n".join(lines)
+
+    def _members(self) -> dict[int, list[str]]:
+        """What has a channel of each unit, in the order of the model."""
         makers = {id(b.layer) for b in self.bindings if b.role == "out"}
         members = collections.defaultdict(dict)
         merges = collections.defaultdict(list)
@@ -80,12 +102,7 @@ class ChannelGraph:
                     members[int(unit)][f"{name} {place}"] = None
                 elif id(layer) not in makers:
                     members[int(unit)][layer.name] = None
-        lines = []
-        for unit in sorted(members):
-            reason = self.units.reason(unit)
-            stays = "" if reason is None else f" (stays: {reason})"
-            lines.append(f"unit {unit}{stays}: {', '.join(members[unit])}")
-        return "\n".join(lines)
+        return {unit: list(members[unit]) for unit in sorted(members)}
 
 
 def channel_graph(

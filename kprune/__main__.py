@@ -1,0 +1,7 @@
+"""`python -m kprune`: the command."""
+
+import sys
+
+from kprune.command_line import main
+
+sys.exit(main())
