@@ -1,4 +1,4 @@
-"""Runs what README and CONTRIBUTING show."""
+"""Runs what README, CONTRIBUTING and the pages of examples show."""
 
 import pathlib
 import re
@@ -53,6 +53,23 @@ def test_the_two_commands_are_there():
     text = README.read_text()
     assert 'pip install -e ".[examples]" && python examples/' in text
     assert 'pip install -e ".[test]" && pytest' in text
+
+
+def test_every_block_of_the_way_to_a_phone_runs(tmp_path, monkeypatch):
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("the TensorFlow backend writes it; others take longer")
+    monkeypatch.chdir(tmp_path)
+    path = README.parent / "examples" / "deploy_on_device.md"
+    names = {}
+    for block in _blocks(path):
+        exec(compile(block, str(path), "exec"), names)
+    written = (tmp_path / "model.tflite").stat().st_size
+    assert written == names["result"].bytes
+    # Half of the filters leave a third of the parameters, of 2 bytes each.
+    dense = keras.applications.MobileNetV2(
+        weights=None, input_shape=(96, 96, 3), classes=10
+    )
+    assert 0.2 < written / (2 * dense.count_params()) < 0.45
 
 
 def test_every_block_of_contributing_runs(monkeypatch):
