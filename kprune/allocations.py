@@ -13,11 +13,14 @@ sparsity to one sparsity per layer. It is also the place for control per layer:
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
-import keras
 import numpy as np
+
+from kprune.ranking import nth_lowest
+from kprune.weights import to_numpy
 
 Allocation = Callable[[Sequence, float], Sequence[float]]
 
@@ -73,36 +76,39 @@ class Global:
     criterion: Callable[[np.ndarray], np.ndarray] = np.abs
 
     def __call__(self, layers: Sequence, sparsity: float) -> list[float]:
-        scores = [self._scores(layer) for layer in layers]
-        sizes = np.array([layer_scores.size for layer_scores in scores])
-        kept = sum(len(layer.kernels) for layer in layers)
+        kernels = [list(layer.kernels.values()) for layer in layers]
+        sizes = np.array(
+            [sum(math.prod(kernel.shape) for kernel in k) for k in kernels]
+        )
         total = math.floor(round(sizes.sum() * sparsity, 6))
-        total = min(total, sizes.sum() - kept)
+        total = min(total, sizes.sum() - sum(map(len, kernels)))
         if total == 0:
             return [0.0] * len(layers)
-        everything = np.concatenate(scores)
-        threshold = np.partition(everything, total - 1)[total - 1]
-        removed = np.array([np.count_nonzero(s < threshold) for s in scores])
-        missing = total - removed.sum()
+        # Scores are computed again at each pass: those of a large model do
+        # not fit beside it.
+        threshold = nth_lowest(
+            lambda: map(self._scores, itertools.chain(*kernels)), total
+        )
+        below, tied = np.zeros((2, len(layers)), np.int64)
+        for index, kernel in enumerate(kernels):
+            for scores in map(self._scores, kernel):
+                below[index] += np.count_nonzero(scores < threshold)
+                tied[index] += np.count_nonzero(scores == threshold)
+        missing = total - below.sum()
         # Of equal scores the later ones go, as within a mask.
         for index in reversed(range(len(layers))):
-            tied = np.count_nonzero(scores[index] == threshold)
-            taken = min(tied, missing)
-            removed[index] += taken
+            taken = min(tied[index], missing)
+            below[index] += taken
             missing -= taken
-        return [float(share) for share in removed / sizes]
+        return [float(share) for share in below / sizes]
 
-    def _scores(self, layer) -> np.ndarray:
-        """The scores of all kernels, the highest of each lifted to inf."""
-        kernels = layer.kernels.values()
-        arrays = [keras.ops.convert_to_numpy(kernel) for kernel in kernels]
-        scores = [np.ravel(self.criterion(array)) for array in arrays]
-        highest = [np.argmax(kernel_scores) for kernel_scores in scores]
-        starts = np.cumsum([0] + [array.size for array in arrays[:-1]])
-        scores = np.concatenate(scores)  # a copy, which can be written to
-        if scores.dtype.kind in "biu":
-            scores = scores.astype(np.float64)  # has room for inf
-        scores[starts + highest] = np.inf
+    def _scores(self, kernel) -> np.ndarray:
+        """The scores of a kernel, the highest lifted to inf."""
+        scores = np.ravel(self.criterion(to_numpy(kernel)))
+        # A copy, which can be written to and has room for inf.
+        dtype = np.float64 if scores.dtype.kind in "biu" else scores.dtype
+        scores = np.array(scores, dtype)
+        scores[np.argmax(scores)] = np.inf
         return scores
 
 

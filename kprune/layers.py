@@ -181,29 +181,17 @@ class PrunableLayer(keras.layers.Wrapper):
         self.built = True
 
     def call(self, *args, **kwargs):
-        masks = {
-            id(variable): self._masks[name]
-            for name, variable in self.maskable.items()
-        }
-        variables = self.layer.variables
-        before = []
-        for variable in variables:
+        masked = []
+        for name, variable in self.maskable.items():
             value = ops.convert_to_tensor(variable)
-            if id(variable) in masks:
-                mask = ops.convert_to_tensor(masks[id(variable)])
-                value = value * ops.cast(mask, value.dtype)
-            before.append(value)
+            mask = ops.convert_to_tensor(self._masks[name])
+            masked.append((variable, value * ops.cast(mask, value.dtype)))
         # The scope gives the wrapped layer these values for its variables,
         # whatever kind of layer it is, and catches what it assigns.
-        with keras.StatelessScope(
-            zip(variables, before), collect_losses=True
-        ) as scope:
-            before = [scope.get_current_value(v) for v in variables]
+        with _Scope(masked, collect_losses=True) as scope:
             outputs = self.layer(*args, **kwargs)
-        for variable, value in zip(variables, before):
-            after = scope.get_current_value(variable)
-            if after is not value:
-                variable.assign(after)
+        for variable in scope.assigned:
+            variable.assign(scope.get_current_value(variable))
         for loss in scope.losses:
             if scope.original_scope is None:
                 self.add_loss(loss)
@@ -243,6 +231,34 @@ class PrunableLayer(keras.layers.Wrapper):
                 granularity, custom_objects=custom_objects
             )
         return super().from_config(config, custom_objects=custom_objects)
+
+
+class _Scope(keras.StatelessScope):
+    """Gives variables other values, and keeps what is assigned to any.
+
+    To those as well that Keras lists with no layer, such as the states of a
+    stateful recurrent layer.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._assigned = {}
+
+    @property
+    def assigned(self):
+        return list(self._assigned.values())
+
+    def add_update(self, update):
+        variable, _ = update
+        self._assigned[id(variable)] = variable
+        super().add_update(update)
+
+    def get_current_value(self, variable):
+        value = super().get_current_value(variable)
+        if value is None and self.original_scope is not None:
+            # On JAX a model is called in a scope that has all values.
+            value = self.original_scope.get_current_value(variable)
+        return value
 
 
 def _as_symbol(x):

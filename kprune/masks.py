@@ -2,8 +2,6 @@
 
 import numpy as np
 
-from kprune.weights import to_numpy
-
 
 def slice_mask(variable, slices) -> np.ndarray | None:
     """The mask of a variable of which whole slices go, `None` if none do."""
@@ -44,13 +42,21 @@ def check_mask(mask, granularity, layer, name) -> None:
         )
 
 
-def mask_biases(layer) -> None:
-    """Masks the biases of filters of which nothing is left."""
-    masks = layer.masks
-    for name in layer.kernels:
-        bias = masks.get(name.removesuffix("kernel") + "bias")
-        if bias is not None:
-            kept = to_numpy(masks[name])
-            kept = kept.reshape(-1, kept.shape[-1]).any(axis=0)
-            if kept.shape == tuple(bias.shape):
-                bias.assign(kept)
+def of_biases(found, kernels) -> dict:
+    """The masks of biases of filters of which nothing is left.
+
+    Args:
+        found: Dict from the name of each weight of a layer to its mask.
+        kernels: The names of those that are kernels.
+
+    Returns:
+        Dict from the name of each such bias to its mask.
+    """
+    changed = {}
+    for name in kernels:
+        bias = name.removesuffix("kernel") + "bias"
+        if bias in found:
+            kept = found[name].reshape(-1, found[name].shape[-1]).any(axis=0)
+            if kept.shape == found[bias].shape:
+                changed[bias] = kept
+    return changed

@@ -104,15 +104,22 @@ class Pruner:
         if graph is not None and len(filters) == len(layers):
             _check_any_free(model, graph, layers)
         slices = self._choose_slices(graph, layers, filters) if graph else {}
+        updated = []
         for layer, share in zip(layers, shares):
             masked_by_units = (
                 graph is not None
                 and id(layer.layer) in filters
                 and graph.has_layer(layer.layer)
             )
-            self._update_layer(
-                layer, None if masked_by_units else share, slices
+            updated.append(
+                self._masks_of(
+                    layer, None if masked_by_units else share, slices
+                )
             )
+        # All or none: what fails above leaves the masks as they were.
+        for layer, of_layer in zip(layers, updated):
+            for name, mask in of_layer.items():
+                layer.masks[name].assign(mask)
 
     def _granularity_of(self, layer):
         if self._granularity is not None:
@@ -173,16 +180,20 @@ class Pruner:
             if id(binding.layer) in masked
         }
 
-    def _update_layer(self, layer, share, slices) -> None:
-        """Sets the masks of one layer.
+    def _masks_of(self, layer, share, slices) -> dict:
+        """Computes the masks of one layer.
 
         Args:
             layer: The prunable layer.
             share: Its sparsity, `None` if only whole units go.
             slices: As `_choose_slices` returns it.
+
+        Returns:
+            Dict from the name of each weight to its mask, a boolean array.
         """
         granularity = self._granularity_of(layer)
         kernels = layer.kernels
+        found = {}
         for name, variable in layer.maskable.items():
             mask = masks.slice_mask(variable, slices)
             if name in kernels and share is not None:
@@ -194,10 +205,11 @@ class Pruner:
                 masks.check_mask(mask, granularity, layer, name)
                 mask = masks.both(mask, staying)
             if mask is None:
-                mask = np.ones(tuple(variable.shape), bool)
-            layer.masks[name].assign(mask)
+                mask = np.broadcast_to(True, tuple(variable.shape))
+            found[name] = mask
         if share is not None and isinstance(granularity, granularities.Filter):
-            masks.mask_biases(layer)
+            found.update(masks.of_biases(found, kernels))
+        return found
 
     def _scores(self, layer, name):
         """A kernel's scores, and which of its weights are gone for good."""

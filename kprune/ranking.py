@@ -1,6 +1,7 @@
 """Exact counts, and picking the lowest of many numbers fast."""
 
 import math
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -54,6 +55,55 @@ def keep_highest(scores: np.ndarray, removed: int) -> np.ndarray:
     return mask.reshape(scores.shape)
 
 
+def nth_lowest(parts: Callable[[], Iterable[np.ndarray]], n: int) -> np.float64:
+    """The n-th lowest of all numbers in many arrays, one in memory at a time.
+
+    By radix: each pass over the arrays finds 16 more bits of the number.
+
+    Args:
+        parts: Callable that returns an iterable of arrays of numbers without
+            nan, the same at each call.
+        n: Integer, counted from 1, at most the size of all arrays.
+
+    Returns:
+        Float.
+
+    Example:
+
+    >>> parts = [np.array([3.0, 1.0]), np.array([2.0, -5.0])]
+    >>> kprune.ranking.nth_lowest(lambda: parts, 3)
+    np.float64(2.0)
+    """
+    found = np.uint64(0)
+    for shift in (48, 32, 16, 0):
+        counts = np.zeros(_DIGITS, np.int64)
+        for part in parts():
+            flat = part.reshape(-1)
+            for start in range(0, flat.size, _CHUNK):
+                keys = _ordered_bits(flat[start : start + _CHUNK])
+                keys >>= np.uint64(shift)
+                if shift < 48:
+                    keys = keys[keys >> np.uint64(16) == found]
+                digits = (keys & np.uint64(_DIGITS - 1)).astype(np.intp)
+                counts += np.bincount(digits, minlength=_DIGITS)
+        up_to = np.cumsum(counts)
+        digit = int(np.searchsorted(up_to, n))
+        n -= up_to[digit] - counts[digit]
+        found = found << np.uint64(16) | np.uint64(digit)
+    # The inverse of `_ordered_bits`.
+    is_positive = found & _SIGN
+    return (found ^ (_SIGN if is_positive else ~np.uint64(0))).view(np.float64)
+
+
+def _ordered_bits(numbers: np.ndarray) -> np.ndarray:
+    """Unsigned integers in the order of the numbers."""
+    # -0.0 + 0.0 is 0.0, which is another pattern of bits.
+    bits = (numbers.astype(np.float64) + 0.0).view(np.uint64)
+    return np.where(bits & _SIGN, ~bits, bits | _SIGN)
+
+
+_DIGITS = 1 << 16
+_SIGN = np.uint64(1 << 63)
 _CHUNK = 1 << 17  # a chunk and its comparisons stay in the cache
 _SMALL = 1 << 16  # below this a plain partition is the fastest
 

@@ -289,6 +289,21 @@ def test_weights_that_cannot_be_ranked_are_named(bad):
     assert _mask(model).all()
 
 
+@pytest.mark.parametrize("granularity", ["unstructured", "filter"])
+@pytest.mark.parametrize("allocation", ["uniform", "global"])
+def test_a_failed_update_leaves_all_masks_as_they_were(granularity, allocation):
+    model = kprune.prune(convnet(), 0.5)
+    prunable = [x for x in model.layers if isinstance(x, kprune.PrunableLayer)]
+    before = [numpy(m) for layer in prunable for m in layer.masks.values()]
+    kernel = prunable[-1].layer.kernel
+    kernel.assign(np.full(kernel.shape, np.nan))
+    with pytest.raises(ValueError, match="'prunable_logits'.*nan"):
+        kprune.prune(model, 0.8, granularity=granularity, allocation=allocation)
+    after = [numpy(m) for layer in prunable for m in layer.masks.values()]
+    for one, other in zip(before, after, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_where_all_filters_have_to_stay_the_reason_is_named():
     model = keras.Sequential(
         [keras.Input((4,)), kprune.PrunableDense(8, name="only")]
