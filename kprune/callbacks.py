@@ -1,4 +1,4 @@
-"""The callback that lets masks grow while a model trains."""
+"""Callbacks: masks that grow while a model trains, and what heeds them."""
 
 import warnings
 
@@ -22,6 +22,8 @@ class PruningScheduler(keras.callbacks.Callback):
     The sparsity is in the logs of every epoch, as `sparsity`: in the progress
     bar, in the history, and in TensorBoard where its callback comes after
     this one.
+
+    In a `keras.distillation.Distiller` it is the student that is pruned.
 
     The masks are weights of the model. They are in every checkpoint, and a
     training that is resumed (with `initial_epoch` on a loaded model, or by
@@ -75,6 +77,7 @@ class PruningScheduler(keras.callbacks.Callback):
         self.schedule = schedules.get(schedule)
         self.update_freq = update_freq
         self._pruner = Pruner(criterion, granularity, allocation)
+        self._frozen = False
         if update_freq != "epoch":
             if not _is_step_count(update_freq):
                 raise ValueError(
@@ -84,6 +87,20 @@ class PruningScheduler(keras.callbacks.Callback):
             # Keras dispatches the progress bar's work asynchronously unless a
             # callback has this method, so it is there only when needed.
             self.on_train_batch_end = self._update_after_step
+
+    @property
+    def is_frozen(self) -> bool:
+        """Boolean. Whether the masks of the training are final."""
+        return self._frozen
+
+    @property
+    def model(self):
+        """The model that is pruned: the student in a Distiller."""
+        model = super().model
+        # The Distiller itself has no graph that shows what reads a filter.
+        if isinstance(model, keras.distillation.Distiller):
+            return model.student
+        return model
 
     def on_train_begin(self, logs=None):
         trainable_layers(self.model)
@@ -116,7 +133,13 @@ class PruningScheduler(keras.callbacks.Callback):
             logs["sparsity"] = sparsity(self.model)
 
     def on_train_end(self, logs=None):
-        if self._frozen or self._epoch is None:
+        if self._epoch is None:
+            return
+        if self._frozen:
+            # An optimizer with `use_ema=True` has just set averages, of times
+            # before the freeze too.
+            self._apply_masks()
+            self._warn_of_earlier_weights()
             return
         final = self.schedule(schedules.end(self.schedule))
         warnings.warn(
@@ -127,6 +150,19 @@ class PruningScheduler(keras.callbacks.Callback):
             f"at {final:.3g}. Train longer, or let the schedule end sooner.",
             stacklevel=2,
         )
+
+    def _warn_of_earlier_weights(self):
+        now = sparsity(self.model)
+        if now < self._final_sparsity - 1e-6:
+            warnings.warn(
+                "The model was given back the weights and masks of an earlier "
+                f"epoch: its sparsity is {now:.3g}, and was "
+                f"{self._final_sparsity:.3g}. Epochs before the masks were "
+                "final are no fair rivals; let the callback see the others "
+                "only: `kprune.OnceFrozen(keras.callbacks.EarlyStopping(...), "
+                "scheduler)`.",
+                stacklevel=2,
+            )
 
     def _update_after_step(self, batch, logs=None):
         before = self._steps_done
@@ -151,6 +187,7 @@ class PruningScheduler(keras.callbacks.Callback):
         if ends:
             self._frozen = True
             self._apply_masks()
+            self._final_sparsity = sparsity(self.model)
 
     def _reached_end(self, progress: float) -> bool:
         # A progress such as 7 / 10 may be a rounding error short of the end.
@@ -162,6 +199,64 @@ class PruningScheduler(keras.callbacks.Callback):
     def _apply_masks(self) -> None:
         for layer in trainable_layers(self.model):
             layer.apply_masks()
+
+
+class OnceFrozen(keras.callbacks.Callback):
+    """Shows another callback only the epochs that trained under final masks.
+
+    For callbacks that look for the best epoch: an early one, still dense, is
+    often better than all that are pruned, and would be kept in their place.
+    With two or more epochs the last one always counts.
+
+    Args:
+        callback: A Keras callback that acts at the ends of epochs, such as
+            `keras.callbacks.ModelCheckpoint`, `EarlyStopping` or
+            `ReduceLROnPlateau`.
+        scheduler: The `PruningScheduler` of the same training, which is in
+            the list of callbacks too, in any order.
+
+    Example:
+
+    ```python
+    scheduler = kprune.PruningScheduler(0.8)
+    best = keras.callbacks.ModelCheckpoint("best.keras", save_best_only=True)
+    model.fit(
+        x, y, epochs=10, validation_split=0.1,
+        callbacks=[scheduler, kprune.OnceFrozen(best, scheduler)],
+    )
+    ```
+    """
+
+    def __init__(
+        self, callback: keras.callbacks.Callback, scheduler: PruningScheduler
+    ):
+        super().__init__()
+        self.callback = callback
+        self.scheduler = scheduler
+
+    def set_params(self, params):
+        super().set_params(params)
+        self.callback.set_params(params)
+
+    def set_model(self, model):
+        super().set_model(model)
+        self.callback.set_model(model)
+
+    def on_train_begin(self, logs=None):
+        self.callback.on_train_begin(logs)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        # What freezes at the end of an epoch was not validated in it.
+        self._counts = self.scheduler.is_frozen
+        if self._counts:
+            self.callback.on_epoch_begin(epoch, logs)
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self._counts:
+            self.callback.on_epoch_end(epoch, logs)
+
+    def on_train_end(self, logs=None):
+        self.callback.on_train_end(logs)
 
 
 def _is_step_count(value) -> bool:

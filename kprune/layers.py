@@ -121,7 +121,16 @@ class PrunableLayer(keras.layers.Wrapper):
     @property
     def kernels(self) -> dict:
         """Dict: name of a weight -> the `keras.Variable` that is pruned."""
-        return weights.kernels(self.layer)
+        found = weights.kernels(self.layer)
+        lost = self._masks.keys() - found.keys()
+        lost -= weights.biases(self.layer).keys()
+        if lost:
+            raise ValueError(
+                f"Layer '{self.layer.name}' has changed since it was wrapped: "
+                f"{sorted(lost)} cannot be masked any more. Call `quantize` or "
+                "`enable_lora` on the model that `kprune.strip` returns."
+            )
+        return found
 
     @property
     def masks(self) -> dict:
@@ -154,7 +163,7 @@ class PrunableLayer(keras.layers.Wrapper):
     @property
     def maskable(self) -> dict:
         """Dict: name of a weight -> the variable that has a mask."""
-        return {**weights.kernels(self.layer), **weights.biases(self.layer)}
+        return {**self.kernels, **weights.biases(self.layer)}
 
     def __call__(self, *args, **kwargs):
         if not self.layer.built:
@@ -270,8 +279,9 @@ def _as_symbol(x):
 
 def _no_kernels(layer) -> str:
     return (
-        f"Layer '{layer.name}' of type {type(layer).__name__} has no kernels, "
-        "so there is nothing to prune in it. Use it without a wrapper."
+        f"Layer '{layer.name}' of type {type(layer).__name__} has no kernels "
+        "that can be pruned (those of layers that are quantized or have LoRA "
+        "weights cannot). Use it without a wrapper."
     )
 
 

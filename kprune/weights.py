@@ -13,7 +13,8 @@ def kernels(layer: keras.layers.Layer) -> dict:
 
     Kernels of every kind (kernel, recurrent, depthwise, pointwise,
     embeddings, and the trainable matrices of a custom layer), but not biases,
-    norms' scales or PReLU slopes, and nothing quantized.
+    norms' scales or PReLU slopes, and nothing quantized. A layer with LoRA
+    weights has none: zeros in its kernel are not zeros of the sum.
 
     Args:
         layer: A built Keras layer.
@@ -30,6 +31,8 @@ def kernels(layer: keras.layers.Layer) -> dict:
     >>> list(kprune.weights.kernels(layer))
     ['kernel', 'recurrent_kernel']
     """
+    if any(v.name.startswith("lora_") for v in layer.weights):
+        return {}
     return _named(layer, _is_kernel)
 
 
@@ -61,7 +64,7 @@ def _is_float(variable) -> bool:
 def _is_kernel(variable) -> bool:
     if len(variable.shape) < 2 or not _is_float(variable):
         return False
-    if variable.name in _NEVER_KERNELS or variable.name.startswith("lora_"):
+    if variable.name in _NEVER_KERNELS:
         return False
     # A frozen layer's kernels still are kernels, known by their names.
     named = variable.name.endswith(("kernel", "embeddings"))

@@ -210,6 +210,49 @@ def test_implicit_masks_reach_the_wrapped_layer():
     assert keras_mask is not None
 
 
+@pytest.mark.parametrize("change", ["enable_lora", "quantize"])
+def test_a_layer_that_changed_since_it_was_wrapped_is_named(change):
+    model = keras.Sequential(
+        [keras.Input((8,)), kprune.PrunableDense(4, name="changed")]
+    )
+    kprune.prune(model, 0.5)
+    if change == "quantize":
+        model.layers[0].layer.quantize("int8")
+    else:
+        model.layers[0].layer.enable_lora(2)
+    for use in (
+        lambda: model(np.ones((1, 8), "float32")),
+        lambda: kprune.prune(model, 0.6),
+        lambda: kprune.strip(model),
+        lambda: kprune.strip(model, compact=False),
+    ):
+        with pytest.raises(ValueError, match="'changed' has changed since"):
+            use()
+
+
+def test_a_layer_cannot_be_exchanged():
+    wrapper = kprune.PrunableDense(4)
+    wrapper.build((None, 8))
+    with pytest.raises(ValueError, match="already built"):
+        wrapper.layer = layers.Dense(3)
+
+
+@pytest.mark.parametrize("change", ["enable_lora", "quantize"])
+def test_layers_without_kernels_of_their_own_are_left_alone(change):
+    model = keras.Sequential(
+        [keras.Input((8,)), layers.Dense(4, name="changed"), layers.Dense(2)]
+    )
+    if change == "quantize":
+        model.layers[0].quantize("int8")
+    else:
+        model.layers[0].enable_lora(2)
+    with pytest.raises(ValueError, match="'changed'.*LoRA"):
+        kprune.PrunableDense(model.layers[0])
+    prunable = kprune.make_prunable(model)
+    names = [layer.name for layer in prunable.layers]
+    assert names[0] == "changed" and names[1].startswith("prunable_")
+
+
 class NoWeights(layers.Layer):
     """A layer of a user that has nothing to prune."""
 
