@@ -78,15 +78,11 @@ class PruningScheduler(keras.callbacks.Callback):
         self.update_freq = update_freq
         self._pruner = Pruner(criterion, granularity, allocation)
         self._frozen = False
-        if update_freq != "epoch":
-            if not _is_step_count(update_freq):
-                raise ValueError(
-                    "`update_freq` must be 'epoch' or a positive number of "
-                    f"steps. Received: update_freq={update_freq!r}"
-                )
-            # Keras dispatches the progress bar's work asynchronously unless a
-            # callback has this method, so it is there only when needed.
-            self.on_train_batch_end = self._update_after_step
+        if update_freq != "epoch" and not _is_step_count(update_freq):
+            raise ValueError(
+                "`update_freq` must be 'epoch' or a positive number of "
+                f"steps. Received: update_freq={update_freq!r}"
+            )
 
     @property
     def is_frozen(self) -> bool:
@@ -115,17 +111,27 @@ class PruningScheduler(keras.callbacks.Callback):
             self._apply_masks()
         self._epoch = epoch
         self._steps_done = 0
-        self._was_frozen = self._frozen
+
+    # Not at the end of a step: Keras would wait for every single one.
+    def on_train_batch_begin(self, batch, logs=None):
+        if self.update_freq == "epoch":
+            return
+        # `batch` jumps where several steps are one execution.
+        before, self._steps_done = self._steps_done, batch
+        if self._steps is None or self._frozen:
+            return  # A dataset of unknown length: known after one epoch.
+        start = self._epoch * self._steps
+        crossed = (start + batch) // self.update_freq
+        if crossed > (start + before) // self.update_freq:
+            total = self._epochs() * self._steps
+            self._update((start + batch) / total)
 
     def on_epoch_end(self, epoch, logs=None):
         if self._steps_done:
-            self._steps = self._steps_done
+            self._steps = self._steps_done + self.model.steps_per_execution
         # The last epoch trains under the final masks.
         is_last_chance = epoch == self._epochs() - 2
-        # Masks that were frozen at a step of this epoch are computed again:
-        # on JAX Keras loses what a callback assigns after the last batch of
-        # a dataset of unknown length. That changes nothing where it did not.
-        if not self._was_frozen:
+        if not self._frozen:
             self._update((epoch + 1) / self._epochs(), is_last_chance)
         if self._frozen:
             self._apply_masks()
@@ -163,19 +169,6 @@ class PruningScheduler(keras.callbacks.Callback):
                 "scheduler)`.",
                 stacklevel=2,
             )
-
-    def _update_after_step(self, batch, logs=None):
-        before = self._steps_done
-        # `batch` jumps where several steps are one execution.
-        self._steps_done = batch + 1
-        if self._steps is None:
-            return  # A dataset of unknown length: known after one epoch.
-        start = self._epoch * self._steps
-        crossed = (start + self._steps_done) // self.update_freq
-        is_due = crossed > (start + before) // self.update_freq
-        if is_due and not self._frozen:
-            total = self._epochs() * self._steps
-            self._update((start + self._steps_done) / total)
 
     def _update(self, progress: float, is_last_chance: bool = False) -> None:
         self._progress = progress
