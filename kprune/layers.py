@@ -155,9 +155,9 @@ class PrunableLayer(keras.layers.Wrapper):
     def apply_masks(self):
         """Zeroes the stored weights where they are masked."""
         for name, variable in self.maskable.items():
-            mask = ops.convert_to_numpy(self._masks[name])
+            mask = weights.to_numpy(self._masks[name])
             if not mask.all():
-                value = ops.convert_to_numpy(variable)
+                value = weights.to_numpy(variable)
                 variable.assign(np.where(mask, value, np.zeros_like(value)))
 
     @property

@@ -103,6 +103,13 @@ def to_numpy(variable) -> np.ndarray:
         # An eager tensor shares its memory, which TensorFlow does not write
         # to while it is held; `ops.convert_to_numpy` copies twice.
         return np.asarray(tf.convert_to_tensor(value))
+    if keras.backend.backend() == "jax" and not (
+        value.is_fully_addressable or value.is_fully_replicated
+    ):
+        from jax.experimental import multihost_utils
+
+        # Other processes hold parts of it; all of them are at this line.
+        return multihost_utils.process_allgather(value, tiled=True)
     return ops.convert_to_numpy(value)
 
 
