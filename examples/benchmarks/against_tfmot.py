@@ -46,12 +46,12 @@ import os
 import pathlib
 import subprocess
 import sys
-import venv
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # TFMOT has no other; the processes inherit it.
 os.environ["KERAS_BACKEND"] = "tensorflow"
 
+import environments
 import numpy as np
 import rich.table
 from measuring import print_table, ratio, two_lines, verdict
@@ -102,28 +102,6 @@ class Process(Channel):
     def close(self) -> None:
         self._process.stdin.close()
         self._process.wait()
-
-
-def make_environment(folder: pathlib.Path) -> pathlib.Path:
-    """Makes the environment of TFMOT, unless it is there.
-
-    Returns:
-        The path of its interpreter.
-    """
-    python = folder / (
-        "Scripts/python.exe" if os.name == "nt" else "bin/python"
-    )
-    # Written last: an installation that was interrupted is made again.
-    installed = folder / "installed.txt"
-    packages = "\n".join(PACKAGES)
-    if not installed.exists() or installed.read_text() != packages:
-        print(f"Installing TFMOT in {folder}", file=sys.stderr)
-        venv.create(folder, with_pip=True)
-        subprocess.run(
-            [python, "-m", "pip", "install", "--quiet", *PACKAGES], check=True
-        )
-        installed.write_text(packages)
-    return python
 
 
 def in_turns(processes: dict, turns: int, command: str, **arguments) -> dict:
@@ -242,11 +220,11 @@ def main() -> None:
     parser.add_argument(
         "--environment",
         type=pathlib.Path,
-        default=pathlib.Path.home() / ".cache" / "kprune-benchmarks" / "tfmot",
+        default=environments.FOLDER / "tfmot",
         help="folder of the virtual environment of TFMOT",
     )
     arguments = parser.parse_args()
-    python = make_environment(arguments.environment)
+    python = environments.make(arguments.environment, PACKAGES)
 
     processes = {
         "TFMOT": Process(python, "TFMOT"),

@@ -58,7 +58,6 @@ import pathlib
 import subprocess
 import sys
 import time
-import venv
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["KERAS_BACKEND"] = "tensorflow"
@@ -69,6 +68,7 @@ for variable in (
 ):
     os.environ[variable] = "1"  # the other process inherits it
 
+import environments
 import keras
 import numpy as np
 import rich.table
@@ -165,28 +165,6 @@ def _seconds(run) -> float:
     return time.process_time() - started
 
 
-def make_environment(folder: pathlib.Path) -> pathlib.Path:
-    """Makes the environment of Torch-Pruning, unless it is there.
-
-    Returns:
-        The path of its interpreter.
-    """
-    python = folder / (
-        "Scripts/python.exe" if os.name == "nt" else "bin/python"
-    )
-    # Written last: an installation that was interrupted is made again.
-    installed = folder / "installed.txt"
-    packages = "\n".join(PACKAGES)
-    if not installed.exists() or installed.read_text() != packages:
-        print(f"Installing Torch-Pruning in {folder}", file=sys.stderr)
-        venv.create(folder, symlinks=os.name != "nt", with_pip=True)
-        subprocess.run(
-            [python, "-m", "pip", "install", "--quiet", *PACKAGES], check=True
-        )
-        installed.write_text(packages)
-    return python
-
-
 def compare(net: str) -> tuple[float, float]:
     """The difference and the spread of kprune, in float64."""
     keras.config.set_floatx("float64")
@@ -271,15 +249,12 @@ def main() -> None:
     parser.add_argument(
         "--environment",
         type=pathlib.Path,
-        default=pathlib.Path.home()
-        / ".cache"
-        / "kprune-benchmarks"
-        / "torch-pruning",
+        default=environments.FOLDER / "torch-pruning",
         help="folder of the virtual environment of Torch-Pruning",
     )
     arguments = parser.parse_args()
 
-    theirs = TorchPruning(make_environment(arguments.environment))
+    theirs = TorchPruning(environments.make(arguments.environment, PACKAGES))
     table = rich.table.Table(
         title="kprune against Torch-Pruning, half of the channels",
         caption=f"Times: medians of {arguments.rounds} paired ratios, with "
