@@ -1,4 +1,4 @@
-"""Virtual environments of other libraries, which the benchmarks compare with."""
+"""Virtual environments of other libraries, to compare kprune with."""
 
 import os
 import pathlib
