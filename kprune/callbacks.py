@@ -1,5 +1,6 @@
 """Callbacks: masks that grow while a model trains, and what heeds them."""
 
+import math
 import warnings
 
 import keras
@@ -106,11 +107,28 @@ class PruningScheduler(keras.callbacks.Callback):
         self._steps = self.params.get("steps")
 
     def on_epoch_begin(self, epoch, logs=None):
-        if self._epoch is None and self._reached_end(epoch / self._epochs()):
-            # Resumed behind the end: the masks that were loaded are final.
-            self._apply_masks()
+        if self._epoch is None and epoch > 0:
+            self._resume(epoch)
         self._epoch = epoch
         self._steps_done = 0
+
+    def _resume(self, epoch):
+        """Goes on from a backup, made before or after this callback ran."""
+        if self._was_frozen_before_the_end_of(epoch - 1):
+            # The masks that were loaded are final.
+            self._apply_masks()
+        else:
+            is_last_chance = epoch == self._epochs() - 1
+            self._update(epoch / self._epochs(), is_last_chance)
+
+    def _was_frozen_before_the_end_of(self, epoch) -> bool:
+        if self._reached_end(epoch / self._epochs()):
+            return True
+        if self.update_freq == "epoch" or self._steps is None:
+            return False
+        end = schedules.end(self.schedule) * self._epochs() * self._steps
+        first = math.ceil(end / self.update_freq - 1e-9) * self.update_freq
+        return first < (epoch + 1) * self._steps
 
     # Not at the end of a step: Keras would wait for every single one.
     def on_train_batch_begin(self, batch, logs=None):
