@@ -78,7 +78,7 @@ class Global:
     def __call__(self, layers: Sequence, sparsity: float) -> list[float]:
         kernels = [list(layer.kernels.values()) for layer in layers]
         sizes = np.array(
-            [sum(math.prod(kernel.shape) for kernel in k) for k in kernels]
+            [sum(math.prod(k.shape) for k in of_layer) for of_layer in kernels]
         )
         total = math.floor(round(sizes.sum() * sparsity, 6))
         total = min(total, sizes.sum() - sum(map(len, kernels)))
@@ -89,18 +89,18 @@ class Global:
         threshold = nth_lowest(
             lambda: map(self._scores, itertools.chain(*kernels)), total
         )
-        below, tied = np.zeros((2, len(layers)), np.int64)
-        for index, kernel in enumerate(kernels):
-            for scores in map(self._scores, kernel):
-                below[index] += np.count_nonzero(scores < threshold)
+        removed, tied = np.zeros((2, len(layers)), np.int64)
+        for index, of_layer in enumerate(kernels):
+            for scores in map(self._scores, of_layer):
+                removed[index] += np.count_nonzero(scores < threshold)
                 tied[index] += np.count_nonzero(scores == threshold)
-        missing = total - below.sum()
+        missing = total - removed.sum()
         # Of equal scores the later ones go, as within a mask.
         for index in reversed(range(len(layers))):
             taken = min(tied[index], missing)
-            below[index] += taken
+            removed[index] += taken
             missing -= taken
-        return [float(share) for share in below / sizes]
+        return [float(share) for share in removed / sizes]
 
     def _scores(self, kernel) -> np.ndarray:
         """The scores of a kernel, the highest lifted to inf."""
