@@ -118,8 +118,7 @@ class PruningScheduler(keras.callbacks.Callback):
             # The masks that were loaded are final.
             self._apply_masks()
         else:
-            is_last_chance = epoch == self._epochs() - 1
-            self._update(epoch / self._epochs(), is_last_chance)
+            self._update_at_end_of(epoch - 1)
 
     def _was_frozen_before_the_end_of(self, epoch) -> bool:
         if self._reached_end(epoch / self._epochs()):
@@ -147,10 +146,8 @@ class PruningScheduler(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if self._steps_done:
             self._steps = self._steps_done + self.model.steps_per_execution
-        # The last epoch trains under the final masks.
-        is_last_chance = epoch == self._epochs() - 2
         if not self._frozen:
-            self._update((epoch + 1) / self._epochs(), is_last_chance)
+            self._update_at_end_of(epoch)
         if self._frozen:
             self._apply_masks()
         if logs is not None:
@@ -187,6 +184,11 @@ class PruningScheduler(keras.callbacks.Callback):
                 "scheduler)`.",
                 stacklevel=2,
             )
+
+    def _update_at_end_of(self, epoch):
+        # The last epoch trains under the final masks.
+        is_last_chance = epoch == self._epochs() - 2
+        self._update((epoch + 1) / self._epochs(), is_last_chance)
 
     def _update(self, progress: float, is_last_chance: bool = False) -> None:
         self._progress = progress

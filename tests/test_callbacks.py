@@ -202,8 +202,11 @@ def test_initial_epoch_continues_a_saved_model(tmp_path):
 
 
 @pytest.mark.parametrize("update_freq", ["epoch", 3])
-@pytest.mark.parametrize("stop", [1, 4])
-def test_backup_and_restore_continues(tmp_path, stop, update_freq):
+@pytest.mark.parametrize("stop", [1, 3, 4])
+@pytest.mark.parametrize("first_called", ["scheduler", "backup"])
+def test_backup_and_restore_continues(
+    tmp_path, first_called, stop, update_freq
+):
     def scheduler():
         return kprune.PruningScheduler(0.7, update_freq=update_freq)
 
@@ -216,16 +219,20 @@ def test_backup_and_restore_continues(tmp_path, stop, update_freq):
             if epoch == stop:
                 raise InterruptedError
 
+    def fit(model, callback):
+        backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
+        both = [scheduler(), backup]
+        if first_called == "backup":
+            both.reverse()
+        _fit(model, both[0], 6, [both[1], callback])
+
     keras.utils.set_random_seed(0)
-    second = _net()
-    backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
     with pytest.raises(InterruptedError):
-        _fit(second, scheduler(), 6, [backup, Crash()])
+        fit(_net(), Crash())
 
     third = _net()
     resumed = Recorder()
-    backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
-    _fit(third, scheduler(), 6, [backup, resumed])
+    fit(third, resumed)
     assert len(resumed.ends) == 6 - stop
     for ahead, epoch in enumerate(range(stop, 6)):
         assert _equal(resumed.ends[ahead], straight.ends[epoch])
