@@ -1,0 +1,51 @@
+"""The command `kprune`: what the functions of the same names do, on files."""
+
+import importlib
+import json
+import os
+import sys
+
+import keras
+
+from kprune.command_line.arguments import parser
+from kprune.command_line.progress import Steps
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command.
+
+    Args:
+        arguments: List of strings; `None` takes those of the process.
+
+    Returns:
+        Integer. The exit code: 0, or 1 if the work failed (and the reason is
+        on standard error). Wrong arguments exit with 2, as is the custom.
+
+    Example:
+
+    ```
+    kprune report pruned.keras --dense dense.keras
+    kprune export pruned.keras pruned.tflite --quantize float16
+    kprune cost pruned.tflite --reference dense.tflite --json
+    ```
+    """
+    options = parser().parse_args(arguments)
+    # Modules of the user lie where he calls the command.
+    sys.path.insert(0, os.getcwd())
+    if not options.safe:
+        keras.config.enable_unsafe_deserialization()
+    try:
+        for module in options.imports:
+            importlib.import_module(module)
+        with Steps() as steps:
+            result, text = options.run(options, steps)
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        print(f"kprune: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("kprune: interrupted", file=sys.stderr)
+        return 130
+    finally:
+        sys.path.remove(os.getcwd())
+    print(json.dumps(result, indent=2) if options.json else text)
+    return 0

@@ -1,0 +1,139 @@
+"""The arguments of each command."""
+
+import argparse
+import pathlib
+
+from kprune.command_line import commands
+from kprune.exporting import litert, target
+
+
+def parser() -> argparse.ArgumentParser:
+    """Makes the parser of the command.
+
+    Returns:
+        `argparse.ArgumentParser`. What it parses has `run`: the function of
+        `commands` that does the work.
+    """
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument(
+        "--json", action="store_true", help="print JSON instead of a table"
+    )
+    shared.add_argument(
+        "--import",
+        dest="imports",
+        metavar="MODULE",
+        action="append",
+        default=[],
+        help="a Python module that registers layers of your own",
+    )
+    shared.add_argument(
+        "--no-safe-mode",
+        dest="safe",
+        action="store_false",
+        help="load Lambda layers, which run code that the file holds: only "
+        "for files that you trust",
+    )
+    made = argparse.ArgumentParser(
+        prog="kprune", description="Prunes Keras 3 models, and ships them."
+    )
+    subparsers = made.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name, run, help, read="the .keras file", write=None):
+        added = subparsers.add_parser(
+            name, parents=[shared], help=help, description=f"{help}."
+        )
+        added.set_defaults(run=run)
+        added.add_argument("path", type=pathlib.Path, help=read)
+        if write:
+            added.add_argument("output", type=pathlib.Path, help=write)
+            added.add_argument(
+                "--force",
+                action="store_true",
+                help="replace what an earlier export wrote there",
+            )
+        return added
+
+    either = "a .keras or .tflite file"
+    added = command(
+        "report", commands.report, "What was pruned, and why not", either
+    )
+    added.add_argument(
+        "--dense", type=pathlib.Path, help="a .keras file to compare with"
+    )
+    added.add_argument(
+        "--data",
+        type=pathlib.Path,
+        help="a .npz file with 'x' and 'y', to compare the accuracy",
+    )
+    added.add_argument(
+        "--files",
+        nargs=2,
+        type=pathlib.Path,
+        action="append",
+        default=[],
+        metavar=("DENSE", "PRUNED"),
+        help="two files to compare the bytes of; can be repeated",
+    )
+    added.add_argument(
+        "--latency", action="store_true", help="time the .tflite among them"
+    )
+    added.set_defaults(reference=None)
+    added = command(
+        "cost", commands.cost, "Parameters, zeros, MACs, bytes", either
+    )
+    added.add_argument(
+        "--reference",
+        type=pathlib.Path,
+        help="a .tflite file to time another .tflite against",
+    )
+    added = command("graph", commands.graph, "Which channels go together")
+    added.add_argument(
+        "--pad-layer-norm",
+        action="store_true",
+        help="cut what a LayerNormalization normalizes over as well",
+    )
+    keras_file = "the .keras file to write"
+    added = command(
+        "strip",
+        commands.strip,
+        "Folds the masks in, cuts channels",
+        write=keras_file,
+    )
+    added.add_argument(
+        "--keep-shapes",
+        action="store_true",
+        help="leave zeros where weights were pruned, and cut nothing",
+    )
+    command(
+        "compact",
+        commands.compact,
+        "Cuts channels that do nothing",
+        write=keras_file,
+    )
+    added = command(
+        "export",
+        commands.export,
+        "Strips, writes, loads again and compares",
+        write="what to write: .tflite, .onnx, .keras, or a SavedModel folder",
+    )
+    added.add_argument("--format", choices=target.FORMATS)
+    added.add_argument("--quantize", choices=litert.QUANTIZATIONS)
+    added.add_argument(
+        "--representative-data",
+        type=pathlib.Path,
+        metavar="FILE",
+        help="for int8: samples in a .npy file, or a .npz file with an array "
+        "for each input",
+    )
+    added.add_argument(
+        "--integer-io",
+        action="store_true",
+        help="for int8: inputs and outputs too",
+    )
+    added.add_argument(
+        "--sparse",
+        choices=("auto", "always", "never"),
+        default="auto",
+        help="whether zeros are left out of a .tflite",
+    )
+    return made

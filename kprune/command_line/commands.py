@@ -1,0 +1,143 @@
+"""What each command does, and what it prints: as JSON, and as text."""
+
+import dataclasses
+
+import numpy as np
+
+from kprune import costs, exporting, reporting, stripping
+from kprune.loading import load_model
+from kprune.sparse_inference import check_sparse_inference
+from kprune.structure import removal
+from kprune.structure.graph import channel_graph
+
+
+def report(options, steps):
+    if options.path.suffix == ".tflite":
+        if options.dense or options.data or options.files:
+            raise ValueError(
+                "A `.tflite` file has no masks to report on, so nothing is "
+                "compared with it. Pass the pruned `.keras` file, and the "
+                "`.tflite` files of both models as --files DENSE PRUNED. "
+                f"Received: '{options.path}'"
+            )
+        return cost(options, steps)
+    steps.begin("Loading", of=2)
+    model = _load(options.path)
+    dense = options.dense and _load(options.dense)
+    steps.begin("Comparing")
+    made = reporting.report(
+        model,
+        dense=dense,
+        data=options.data and _samples_and_classes(options.data),
+        files={pair[1].name: pair for pair in options.files},
+        latency=options.latency,
+    )
+    return made.to_dict(), str(made)
+
+
+def cost(options, steps):
+    steps.begin("Measuring" if options.reference else "Counting")
+    path = options.path
+    found = costs.cost(path, reference=options.reference)
+    if path.suffix != ".tflite":
+        return found.to_dict(), str(found)
+    check = check_sparse_inference(path)
+    result = {**found.to_dict(), "sparse_inference": check.to_dict()}
+    return result, f"{found}\n{check}"
+
+
+def graph(options, steps):
+    steps.begin("Reading the structure")
+    graph = channel_graph(
+        _load(options.path), pad_layer_norm=options.pad_layer_norm
+    )
+    return graph.to_dict(), str(graph)
+
+
+def strip(options, steps):
+    def plain(model):
+        return stripping.strip(model, compact=not options.keep_shapes)
+
+    return _write(options, steps, plain, format="keras")
+
+
+def compact(options, steps):
+    return _write(options, steps, removal.compact, format="keras")
+
+
+def export(options, steps):
+    sparse = {"auto": "auto", "always": True, "never": False}[options.sparse]
+    data = options.representative_data
+    return _write(
+        options,
+        steps,
+        lambda model: model,
+        format=options.format,
+        quantize=options.quantize,
+        representative_data=data and _samples(data),
+        integer_io=options.integer_io,
+        sparse=sparse,
+    )
+
+
+def _write(options, steps, change, **arguments):
+    if options.output.exists() and not options.force:
+        raise ValueError(
+            f"'{options.output}' exists. Choose another path, or replace it "
+            "with --force."
+        )
+    steps.begin("Loading", of=3)
+    model = _load(options.path)
+    steps.begin("Cutting")
+    model = change(model)
+    steps.begin("Writing and checking")
+    result = exporting.export(model, options.output, **arguments)
+    text = (
+        f"{result.path}: {result.bytes:,} bytes, {result.gzip_bytes:,} "
+        f"gzipped; largest difference {result.largest_difference:.3g}"
+    )
+    if result.is_sparse:
+        text += "; zeros are left out"
+    if result.note:
+        text += f"\n{result.note}"
+    return dataclasses.asdict(result), text
+
+
+def _load(path):
+    if path.suffix == ".tflite":
+        raise ValueError(
+            f"'{path}' is a `.tflite` file, which cannot be changed any more: "
+            "pass the `.keras` file that it was made of. `kprune cost` reads "
+            "both."
+        )
+    return load_model(path)
+
+
+def _arrays(path):
+    """The arrays of a `.npy` or `.npz` file, by name."""
+    try:
+        found = np.load(path, allow_pickle=False)
+    except (EOFError, ValueError) as error:
+        raise ValueError(
+            f"'{path}' is no `.npy` or `.npz` file of numbers: {error}"
+        ) from error
+    if isinstance(found, np.ndarray):
+        return {"": found}
+    with found:
+        return {name: found[name] for name in found.files}
+
+
+def _samples(path):
+    arrays = _arrays(path)
+    # Several arrays go by the names of the inputs.
+    return arrays if len(arrays) > 1 else next(iter(arrays.values()), None)
+
+
+def _samples_and_classes(path):
+    arrays = _arrays(path)
+    if not {"x", "y"} <= arrays.keys():
+        raise ValueError(
+            "--data takes a `.npz` file with the arrays 'x' and 'y'. "
+            f"Received: '{path}' with {sorted(arrays)}"
+        )
+    return arrays["x"], arrays["y"]
