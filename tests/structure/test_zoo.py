@@ -11,7 +11,13 @@ pytestmark = pytest.mark.usefixtures("float64")
 # of ConvNeXt.
 MOST = {0.25: 0.65, 0.5: 0.37, 0.9: 0.06}
 MOST_OF_CONVNEXT = {0.25: 0.78, 0.5: 0.56, 0.9: 0.19}
-QUICK = ("DenseNet121", "EfficientNetB0", "MobileNetV2", "ResNet50")
+# Each takes up to 12 GB, so CI runs them one after the other.
+LARGE = ("ConvNeXt", "VGG")
+ONE_BY_ONE = pytest.mark.xdist_group("large")
+QUICK = ["DenseNet121", "EfficientNetB0", "MobileNetV2", "ResNet50"]
+if keras.backend.backend() == "jax":
+    # It compiles every operation for every shape, which takes minutes a net.
+    QUICK = ["MobileNetV2"]
 
 
 def assert_shrinks(architecture, size, sparsities):
@@ -30,7 +36,13 @@ def test_some_architectures(architecture):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("architecture", architectures.ARCHITECTURES)
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        pytest.param(name, marks=ONE_BY_ONE if name.startswith(LARGE) else ())
+        for name in architectures.ARCHITECTURES
+    ],
+)
 @pytest.mark.skipif(
     keras.backend.backend() != "tensorflow",
     reason="other backends compute means or products in float32",
