@@ -98,6 +98,7 @@ def main() -> int:
             ]
         except Exception as error:  # also a process without memory that died
             failures.append(f"{architecture}: {type(error).__name__}: {error}")
+            print(failures[-1], file=sys.stderr)
             continue
         for index, row in enumerate(rows):
             print(row, file=sys.stderr)  # it takes long: nothing is lost

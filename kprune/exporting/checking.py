@@ -89,8 +89,9 @@ class Check:
                 "will see, or take `quantize='float16'`."
             )
         return (
-            "Check the model for nan weights and for operations that are "
-            "random in inference."
+            "Check the model for nan weights, for operations that are random "
+            "in inference, and for outputs that a rounding of the input "
+            "changes as much, as in deep nets that were never trained."
         )
 
 
