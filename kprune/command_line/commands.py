@@ -1,4 +1,8 @@
-"""What each command does, and what it prints: as JSON, and as text."""
+"""What each command does, and what it prints: as JSON, and as text.
+
+Each takes the parsed arguments and the `Steps` that show how far it is, and
+returns both: a dict, and a string.
+"""
 
 import dataclasses
 
