@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from kprune import allocations, criteria, granularities, masks, schedules
+from kprune.ranking import keep_highest, removed_count
 from kprune.structure import functional, units
 from kprune.structure.graph import channel_graph, readable_or_none
 from kprune.weights import masked_value, to_numpy
@@ -197,19 +198,50 @@ class Pruner:
         for name, variable in layer.maskable.items():
             mask = masks.slice_mask(variable, slices)
             if name in kernels and share is not None:
-                scores, dead = self._scores(layer, name)
-                staying = masks.both(mask, None if dead is None else ~dead)
-                if staying is not None:
-                    scores = masks.lowered(scores, staying)
-                mask = np.asarray(granularity(scores, share))
-                masks.check_mask(mask, granularity, layer, name)
-                mask = masks.both(mask, staying)
+                mask = self._mask_of(layer, name, share, mask)
             if mask is None:
                 mask = np.broadcast_to(True, tuple(variable.shape))
             found[name] = mask
         if share is not None and isinstance(granularity, granularities.Filter):
             found.update(masks.of_biases(found, kernels))
         return found
+
+    def _mask_of(self, layer, name, share, mask) -> np.ndarray:
+        """Computes the mask of one kernel.
+
+        Args:
+            layer: The prunable layer.
+            name: The name of the kernel.
+            share: Its sparsity.
+            mask: What whole units leave of it, `None` if they leave all.
+
+        Returns:
+            Boolean array of the kernel's shape.
+        """
+        granularity = self._granularity_of(layer)
+        value = to_numpy(layer.kernels[name])
+        removed = removed_count(value.size, share)
+        if (
+            isinstance(granularity, granularities.Unstructured)
+            and self._criterion is criteria.magnitude
+            and mask is None
+            and removed
+            and value.all()
+        ):
+            # The usual case: no array of scores, which takes longer to fill
+            # than to rank.
+            return keep_highest(
+                value,
+                removed,
+                functools.partial(self._finite_scores, layer, name),
+            )
+        scores, dead = self._scores(layer, name)
+        staying = masks.both(mask, None if dead is None else ~dead)
+        if staying is not None:
+            scores = masks.lowered(scores, staying)
+        mask = np.asarray(granularity(scores, share))
+        masks.check_mask(mask, granularity, layer, name)
+        return masks.both(mask, staying)
 
     def _scores(self, layer, name):
         """A kernel's scores, and which of its weights are gone for good."""
@@ -219,6 +251,10 @@ class Pruner:
         if not value.all():
             dead = ~to_numpy(layer.masks[name])
             dead &= value == 0
+        return self._finite_scores(layer, name, value), dead
+
+    def _finite_scores(self, layer, name, value):
+        """The scores of a kernel, or of some of its weights."""
         scores = np.asarray(self._criterion(value))
         if scores.shape != value.shape:
             raise ValueError(
@@ -235,7 +271,7 @@ class Pruner:
                 "training diverged? Lower the learning rate, or add "
                 "`keras.callbacks.TerminateOnNaN()`."
             )
-        return scores, dead
+        return scores
 
 
 def _check_any_free(model, graph, layers) -> None:

@@ -27,32 +27,43 @@ def removed_count(size: int, sparsity: float) -> int:
     return max(min(math.floor(round(size * sparsity, 6)), size - 1), 0)
 
 
-def keep_highest(scores: np.ndarray, removed: int) -> np.ndarray:
+def keep_highest(
+    values: np.ndarray,
+    removed: int,
+    score: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> np.ndarray:
     """Masks out exactly the `removed` lowest scores.
 
     Among equal scores the lower flat index is kept, so that the count is
     exact whatever the ties.
 
     Args:
-        scores: Array of numbers, no nan.
-        removed: Integer in `[0, scores.size)`.
+        values: Array of numbers, no nan: the scores, or what they come from.
+        removed: Integer in `[0, values.size)`.
+        score: Callable from some of the values, an array of rank 1, to their
+            scores, none of them nan. The scores of a large array are computed
+            a piece at a time, so they never fill the memory. `None` means
+            that the values are the scores.
 
     Returns:
-        Boolean array of the shape of `scores`; True keeps.
+        Boolean array of the shape of `values`; True keeps.
 
     Example:
 
     >>> kprune.ranking.keep_highest(np.array([1, 3, 1, 2]), removed=1)
     array([ True,  True, False,  True])
+    >>> kprune.ranking.keep_highest(np.array([1, -3, 2]), 1, np.abs)
+    array([False,  True,  True])
     """
-    flat = scores.reshape(-1)
+    flat = values.reshape(-1)
+    score = score or _same
     if removed == 0:
         mask = np.ones(flat.shape, bool)
     elif flat.size < _SMALL:
-        mask = _keep_by_partition(flat, removed)
+        mask = _keep_by_partition(score(flat), removed)
     else:
-        mask = _keep_by_bracket(flat, removed)
-    return mask.reshape(scores.shape)
+        mask = _keep_by_bracket(flat, removed, score)
+    return mask.reshape(values.shape)
 
 
 def nth_lowest(parts: Callable[[], Iterable[np.ndarray]], n: int) -> np.float64:
@@ -117,7 +128,11 @@ def _keep_by_partition(flat: np.ndarray, removed: int) -> np.ndarray:
     return mask
 
 
-def _keep_by_bracket(flat: np.ndarray, removed: int) -> np.ndarray:
+def _same(values: np.ndarray) -> np.ndarray:
+    return values
+
+
+def _keep_by_bracket(flat: np.ndarray, removed: int, score) -> np.ndarray:
     """As `_keep_by_partition`, in one pass and with little memory.
 
     As in Floyd & Rivest's SELECT a random sample brackets the threshold: what
@@ -126,7 +141,7 @@ def _keep_by_bracket(flat: np.ndarray, removed: int) -> np.ndarray:
     """
     size = 2 * int(flat.size ** (2 / 3))
     chosen = np.random.default_rng(0).integers(flat.size, size=size)
-    sample = np.sort(flat[chosen])
+    sample = np.sort(score(flat[chosen]))
     share = removed / flat.size
     margin = 3 * math.sqrt(max(share * (1 - share), 1 / size) / size)
     low = sample[max(int((share - margin) * size), 0)]
@@ -134,14 +149,14 @@ def _keep_by_bracket(flat: np.ndarray, removed: int) -> np.ndarray:
     mask = np.empty(flat.shape, bool)
     bracket = []
     for start in range(0, flat.size, _CHUNK):
-        chunk = flat[start : start + _CHUNK]
+        chunk = score(flat[start : start + _CHUNK])
         above = np.greater(chunk, high, out=mask[start : start + _CHUNK])
         inside = np.greater(chunk >= low, above)
         bracket.append(np.flatnonzero(inside) + start)
     bracket = np.concatenate(bracket)
     kept = flat.size - removed - np.count_nonzero(mask)
     if not 0 < kept < bracket.size:
-        return _keep_by_partition(flat, removed)
-    ranked = _keep_by_partition(flat[bracket], bracket.size - kept)
+        return _keep_by_partition(score(flat), removed)
+    ranked = _keep_by_partition(score(flat[bracket]), bracket.size - kept)
     mask[bracket[ranked]] = True
     return mask

@@ -289,6 +289,31 @@ def test_weights_that_cannot_be_ranked_are_named(bad):
     assert _mask(model).all()
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_one_bad_weight_of_many_is_found(bad):
+    kernel = np.random.default_rng(0).normal(size=(400, 1000))
+    kernel[-1, -1] = bad
+    model = _dense(kernel, name="broken")
+    with pytest.raises(ValueError, match="'kernel' of layer 'prunable_broken'"):
+        kprune.prune(model, 0.5)
+    assert _mask(model).all()
+
+
+def test_weights_that_a_freeze_zeroed_stay_gone_in_a_large_kernel_too():
+    kernel = np.ones((400, 1000))
+    kernel[:100] = 0.5
+    model = kprune.prune(_dense(kernel), 0.25)
+    gone = ~_mask(model)
+    model.layers[0].apply_masks()
+    # As low as those, and of equal scores the lower index would stay.
+    kernel[:100] = 0
+    kernel[300:] = 0
+    model.layers[0].layer.kernel.assign(kernel)
+    kprune.prune(model, 0.25)
+    np.testing.assert_array_equal(~_mask(model), gone)
+    assert gone[:100].all()
+
+
 @pytest.mark.parametrize("granularity", ["unstructured", "filter"])
 @pytest.mark.parametrize("allocation", ["uniform", "global"])
 def test_a_failed_update_leaves_all_masks_as_they_were(granularity, allocation):

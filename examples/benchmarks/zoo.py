@@ -51,7 +51,7 @@ def _shrink_in_float64(architecture, sparsities, size) -> tuple:
     """What runs in a process of its own: rows and the peak of its memory."""
     keras.config.set_floatx("float64")
     keras.config.set_dtype_policy("float64")
-    rows = list(shrink(architecture, sparsities, size))
+    rows = list(shrink(architecture, sparsities, size, sparsities))
     # Kibibytes on Linux, bytes on macOS.
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
@@ -143,7 +143,7 @@ def _cells(row: Row) -> list[str]:
     return [
         row.architecture,
         f"{row.sparsity:g}",
-        f"{max(row.difference, row.again):.0e}",
+        f"{row.largest_difference:.0e}",
         f"{row.spread:.2f}",
         f"{row.nudged:.0e}",
         f"{row.parameters:.3f}",
