@@ -1,6 +1,7 @@
 """Exports that fail: what was there stays, and nothing else is left."""
 
 import errno
+import itertools
 import os
 import pathlib
 import subprocess
@@ -27,10 +28,17 @@ def _small(sparsity=0.0):
 
 
 NAMES = ["model", "model.tflite", "model.keras"]
+FAILURES = list(itertools.product(["write", "check", "move"], NAMES))
+if keras.backend.backend() != "tensorflow":
+    # A process on TensorFlow writes all but `.keras`, which takes a while.
+    FAILURES = [
+        (stage, name)
+        for stage, name in FAILURES
+        if name == "model.keras" or stage == "check"
+    ]
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("stage", ["write", "check", "move"])
+@pytest.mark.parametrize("stage, name", FAILURES)
 def test_a_failed_export_leaves_what_was_there(
     tmp_path, monkeypatch, name, stage
 ):
