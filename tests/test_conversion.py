@@ -1,9 +1,12 @@
 """make_prunable: equal outputs, and the caller's model stays as it is."""
 
+import gc
+import weakref
+
 import keras
 import numpy as np
 import pytest
-from keras import layers
+from keras import layers, ops
 from models import Untraceable, compiled, numpy, outputs
 
 import kprune
@@ -134,6 +137,33 @@ def test_live_functions_survive():
     np.testing.assert_array_equal(numpy(model(x)), numpy(prunable(x)))
     stripped = kprune.strip(prunable)
     np.testing.assert_allclose(numpy(model(x)), numpy(stripped(x)), rtol=1e-6)
+
+
+def _with_operations():
+    """Operations that are no layers, which Keras links to what they read."""
+    inputs = keras.Input((8,))
+    x = layers.Dense(8)(inputs)
+    x = ops.relu(x + layers.Lambda(lambda y: 2 * y, (8,))(x))
+    return keras.Model(inputs, layers.Dense(2)(x))
+
+
+def test_what_is_made_does_not_keep_the_old_model_in_memory():
+    model = _with_operations()
+    x = _x((3, 8))
+    expected = numpy(model(x))
+    kernel = weakref.ref(model.layers[1].kernel)
+    prunable = kprune.make_prunable(model)
+    del model
+    gc.collect()
+    assert kernel() is None
+    np.testing.assert_allclose(numpy(prunable(x)), expected, rtol=1e-6)
+
+    kernel = weakref.ref(prunable_layers(prunable)[0].layer.kernel)
+    stripped = kprune.strip(prunable)
+    del prunable
+    gc.collect()
+    assert kernel() is None
+    np.testing.assert_allclose(numpy(stripped(x)), expected, rtol=1e-6)
 
 
 def test_adapted_normalization_keeps_its_statistics():

@@ -19,11 +19,10 @@ def clone(layer, config: dict | None = None):
         config: Dict of what is to differ in its config.
 
     Returns:
-        The new layer; the same one if it is a Lambda, which has no weights
-        and whose function cannot be read from a config.
+        The new layer.
     """
     if isinstance(layer, keras.layers.Lambda):
-        return layer
+        return _clone_lambda(layer)
     whole = layer.get_config()
     for key in whole:
         # A function that is not registered does not come back from its name.
@@ -31,6 +30,31 @@ def clone(layer, config: dict | None = None):
         if isinstance(value, types.FunctionType):
             whole[key] = value
     return type(layer).from_config(_unbuilt({**whole, **(config or {})}))
+
+
+def _clone_lambda(layer):
+    """A new Lambda, whose functions cannot be read from a config."""
+    return type(layer)(
+        layer.function,
+        output_shape=layer._output_shape,
+        mask=layer.mask,
+        arguments=layer.arguments,
+        name=layer.name,
+        dtype=layer.dtype_policy,
+        trainable=layer.trainable,
+    )
+
+
+def _clone_operation(operation):
+    """A new operation like one that is no layer, in no graph yet.
+
+    One operation in the graphs of two models would keep the weights of the
+    one in memory as long as the other lives.
+    """
+    new = object.__new__(type(operation))
+    vars(new).update(vars(operation))
+    keras.Operation.__init__(new, name=operation.name)
+    return new
 
 
 def _unbuilt(config):
@@ -192,7 +216,7 @@ class Rebuilder:
                 config = {**operation.get_config(), **changes}
                 new = type(operation).from_config(config)
             else:
-                new = operation  # without state: both models can use it
+                new = _clone_operation(operation)
             self._new[id(operation)] = new
         return self._new[id(operation)]
 
