@@ -270,3 +270,8 @@ def prunable_weights(model) -> list[tuple]:
             for kernel in weights.kernels(layer).values()
         ]
     return list({id(pair[0]): pair for pair in pairs}.values())
+
+
+def lambda_output_shape(layer: keras.layers.Lambda):
+    """The `output_shape` that a Lambda was made with, or None."""
+    return layer._output_shape

@@ -36,7 +36,7 @@ def _clone_lambda(layer):
     """A new Lambda, whose functions cannot be read from a config."""
     return type(layer)(
         layer.function,
-        output_shape=layer._output_shape,
+        output_shape=functional.lambda_output_shape(layer),
         mask=layer.mask,
         arguments=layer.arguments,
         name=layer.name,

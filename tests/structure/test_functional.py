@@ -95,3 +95,10 @@ def test_classes_of_operations():
         type(functional.calls(keras.Model(x, node))[-1].operation)
         for node in nodes
     )
+
+
+def test_the_output_shape_of_a_lambda():
+    layer = layers.Lambda(lambda x: x[:, :3], output_shape=(3,))
+    assert functional.lambda_output_shape(layer) == (3,)
+    layer = layers.Lambda(lambda x: x)
+    assert functional.lambda_output_shape(layer) is None
