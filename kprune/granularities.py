@@ -59,8 +59,12 @@ class Unstructured(_Savable):
            [False,  True]])
     """
 
-    def __call__(self, scores: np.ndarray, sparsity: float) -> np.ndarray:
-        return keep_highest(scores, removed_count(scores.size, sparsity))
+    def __call__(
+        self, scores: np.ndarray, sparsity: float, score=None
+    ) -> np.ndarray:
+        # With `score` the scores are still to be computed, piece by piece.
+        removed = removed_count(scores.size, sparsity)
+        return keep_highest(scores, removed, score)
 
 
 @_register

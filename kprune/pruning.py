@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from kprune import allocations, criteria, granularities, masks, schedules
-from kprune.ranking import keep_highest, removed_count
+from kprune.ranking import removed_count
 from kprune.structure import functional, units
 from kprune.structure.graph import channel_graph, readable_or_none
 from kprune.weights import masked_value, to_numpy
@@ -220,23 +220,20 @@ class Pruner:
         """
         granularity = self._granularity_of(layer)
         value = to_numpy(layer.kernels[name])
-        removed = removed_count(value.size, share)
-        if (
-            isinstance(granularity, granularities.Unstructured)
-            and self._criterion is criteria.magnitude
-            and mask is None
-            and removed
-            and value.all()
-        ):
-            # The usual case: no array of scores, which takes longer to fill
-            # than to rank.
-            return keep_highest(
-                value,
-                removed,
-                functools.partial(self._finite_scores, layer, name),
-            )
-        scores, dead = self._scores(layer, name)
+        dead = _dead(layer, name, value)
         staying = masks.both(mask, None if dead is None else ~dead)
+        if (
+            type(granularity) is granularities.Unstructured
+            and self._criterion is criteria.magnitude
+            and staying is None
+            # Where nothing goes no score is looked at, nor found to be nan.
+            and removed_count(value.size, share)
+        ):
+            # The usual case: no array of all scores, which takes longer to
+            # fill than to rank.
+            score = functools.partial(self._finite_scores, layer, name)
+            return granularity(value, share, score)
+        scores = self._finite_scores(layer, name, value)
         if staying is not None:
             scores = masks.lowered(scores, staying)
         mask = np.asarray(granularity(scores, share))
@@ -246,11 +243,7 @@ class Pruner:
     def _scores(self, layer, name):
         """A kernel's scores, and which of its weights are gone for good."""
         value = to_numpy(layer.kernels[name])
-        # A masked weight with a stored value of 0 was zeroed by a freeze.
-        dead = None
-        if not value.all():
-            dead = ~to_numpy(layer.masks[name])
-            dead &= value == 0
+        dead = _dead(layer, name, value)
         return self._finite_scores(layer, name, value), dead
 
     def _finite_scores(self, layer, name, value):
@@ -272,6 +265,16 @@ class Pruner:
                 "`keras.callbacks.TerminateOnNaN()`."
             )
         return scores
+
+
+def _dead(layer, name, value):
+    """Which weights of a kernel are gone for good, `None` if it has no zeros.
+
+    A masked weight with a stored value of 0 was zeroed by a freeze.
+    """
+    if value.all():
+        return None
+    return ~to_numpy(layer.masks[name]) & (value == 0)
 
 
 def _check_any_free(model, graph, layers) -> None:

@@ -299,6 +299,24 @@ def test_one_bad_weight_of_many_is_found(bad):
     assert _mask(model).all()
 
 
+@pytest.mark.parametrize("sparsity", [0.0, 0.1])
+def test_a_bad_weight_is_found_where_nothing_goes_too(sparsity):
+    model = _dense([[1.0, np.nan], [2.0, 3.0]])
+    with pytest.raises(ValueError, match="nan or infinite"):
+        kprune.prune(model, sparsity)
+
+
+class KeepsTheLowest(kprune.granularities.Unstructured):
+    def __call__(self, scores, sparsity):
+        return super().__call__(-scores, sparsity)
+
+
+def test_a_subclass_of_unstructured_makes_its_own_masks():
+    model = _dense([[0.5, -2.0], [-0.1, 1.0]])
+    kprune.prune(model, 0.5, granularity=KeepsTheLowest())
+    np.testing.assert_array_equal(_mask(model), [[True, False], [True, False]])
+
+
 def test_weights_that_a_freeze_zeroed_stay_gone_in_a_large_kernel_too():
     kernel = np.ones((400, 1000))
     kernel[:100] = 0.5
