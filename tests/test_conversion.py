@@ -139,6 +139,35 @@ def test_live_functions_survive():
     np.testing.assert_allclose(numpy(model(x)), numpy(stripped(x)), rtol=1e-6)
 
 
+class Scale(layers.Lambda):
+    def __init__(self, factor, **kwargs):
+        super().__init__(lambda x: factor * x, **kwargs)
+
+
+def test_lambdas_keep_all_that_they_were_made_with():
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            layers.Dense(3),
+            Scale(2.0),
+            layers.Lambda(
+                lambda x, shift: x + shift,
+                output_shape=lambda shape: shape,
+                arguments={"shift": 3.0},
+                activity_regularizer="l2",
+                trainable=False,
+                name="shifted",
+            ),
+            layers.Dense(2),
+        ]
+    )
+    prunable = kprune.make_prunable(model)
+    x = _x((3, 4))
+    np.testing.assert_array_equal(numpy(model(x)), numpy(prunable(x)))
+    assert numpy(prunable.losses[0]) == numpy(model.losses[0]) > 0
+    assert not prunable.get_layer("shifted").trainable
+
+
 def _with_operations():
     """Operations that are no layers, which Keras links to what they read."""
     inputs = keras.Input((8,))

@@ -19,10 +19,13 @@ def clone(layer, config: dict | None = None):
         config: Dict of what is to differ in its config.
 
     Returns:
-        The new layer.
+        The new layer; the same one if it is of a subclass of Lambda, which
+        can be made from anything.
     """
-    if isinstance(layer, keras.layers.Lambda):
+    if type(layer) is keras.layers.Lambda:
         return _clone_lambda(layer)
+    if isinstance(layer, keras.layers.Lambda):
+        return layer
     whole = layer.get_config()
     for key in whole:
         # A function that is not registered does not come back from its name.
@@ -34,14 +37,12 @@ def clone(layer, config: dict | None = None):
 
 def _clone_lambda(layer):
     """A new Lambda, whose functions cannot be read from a config."""
-    return type(layer)(
+    return keras.layers.Lambda(
         layer.function,
         output_shape=functional.lambda_output_shape(layer),
         mask=layer.mask,
         arguments=layer.arguments,
-        name=layer.name,
-        dtype=layer.dtype_policy,
-        trainable=layer.trainable,
+        **keras.layers.Layer.get_config(layer),
     )
 
 
