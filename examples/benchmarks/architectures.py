@@ -224,7 +224,7 @@ def _grouped_convolutions_without_xla():
 
 
 def _difference(one, other) -> float:
-    if not np.isfinite(one).all():
+    if not (np.isfinite(one).all() and np.isfinite(other).all()):
         return np.inf
     return float(np.abs(one - other).max() / np.abs(one).max())
 

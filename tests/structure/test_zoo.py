@@ -28,6 +28,8 @@ def assert_shrinks(architecture, size, sparsities):
     rows = architectures.shrink(architecture, sparsities, size, USED_AGAIN)
     for row in rows:
         assert row.is_exact(EXACT_MEAN), row
+        is_used_again = row.reloaded is not None and row.again is not None
+        assert is_used_again == (row.sparsity in USED_AGAIN), row
         assert row.is_small or row.sparsity != 0.5, row
         assert row.parameters <= most[row.sparsity], row
         assert row.channels == 1 or is_convnext, row
