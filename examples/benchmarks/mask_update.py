@@ -15,7 +15,7 @@ with reading the weights and storing the mask:
 The ratios are medians of paired ratios of CPU time, with quartiles; an update
 of 1 million, a few milliseconds, runs ten times in a row. `prune` runs twice,
 and the ratio of the two is the control. NumPy has a partition of its own for
-CPUs with AVX-512, several times faster than the one that other CPUs get;
+CPUs with AVX2 or AVX-512, several times faster than the one that others get;
 `NPY_DISABLE_CPU_FEATURES="X86_V4 X86_V3"` turns it off (NumPy 2.4).
 
 The memory is the peak of what NumPy allocates during the update, by
