@@ -2,7 +2,6 @@
 
 import keras
 import numpy as np
-from keras import ops
 
 from kprune import granularities, weights
 
@@ -76,6 +75,7 @@ class PrunableLayer(keras.layers.Wrapper):
         super().__init__(layer, autocast=False, **kwargs)
         self._granularity = granularity
         self._masks = {}
+        self._found_in = None
         self.supports_masking = layer.supports_masking
         self._allow_non_tensor_positional_args = True
         if layer.built:
@@ -190,11 +190,10 @@ class PrunableLayer(keras.layers.Wrapper):
         self.built = True
 
     def call(self, *args, **kwargs):
-        masked = []
-        for name, variable in self.maskable.items():
-            value = ops.convert_to_tensor(variable)
-            mask = ops.convert_to_tensor(self._masks[name])
-            masked.append((variable, value * ops.cast(mask, value.dtype)))
+        masked = [
+            (variable, weights.times_mask(variable, mask))
+            for variable, mask in self._masked_variables()
+        ]
         # The scope gives the wrapped layer these values for its variables,
         # whatever kind of layer it is, and catches what it assigns.
         with _Scope(masked, collect_losses=True) as scope:
@@ -209,6 +208,22 @@ class PrunableLayer(keras.layers.Wrapper):
                 # layer too it would count twice.
                 scope.original_scope.add_loss(loss)
         return outputs
+
+    def _masked_variables(self) -> list:
+        """Pairs of a variable and its mask.
+
+        Kept from call to call: finding them anew showed in eager steps.
+        """
+        found_in = [id(variable) for variable in self.layer.weights]
+        if found_in != self._found_in:
+            pairs = [
+                (variable, self._masks[name])
+                for name, variable in self.maskable.items()
+            ]
+            # Set by Keras's own `__setattr__` these would be weights twice.
+            object.__setattr__(self, "_pairs", pairs)
+            object.__setattr__(self, "_found_in", found_in)
+        return self._pairs
 
     # Keras reads the argument names of these methods when it traces a layer;
     # the wrapped layer has the right ones.

@@ -113,6 +113,26 @@ def to_numpy(variable) -> np.ndarray:
     return ops.convert_to_numpy(value)
 
 
+def times_mask(variable, mask):
+    """The product of a variable and its mask.
+
+    Args:
+        variable: `keras.Variable` of floats.
+        mask: Boolean `keras.Variable` of the same shape.
+
+    Returns:
+        Tensor of the shape and dtype of the variable.
+    """
+    value = ops.convert_to_tensor(variable)
+    mask = ops.convert_to_tensor(mask)
+    if keras.backend.backend() == "torch":
+        import torch
+
+        # torch turns a byte into a float several times faster than a boolean.
+        mask = mask.view(torch.uint8)
+    return value * ops.cast(mask, value.dtype)
+
+
 def masked_value(variable, mask) -> np.ndarray:
     """What counts of a weight: its value where the mask keeps, else 0.
 

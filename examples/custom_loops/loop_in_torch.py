@@ -46,6 +46,9 @@ from sklearn.model_selection import train_test_split
 import kprune
 
 keras.utils.set_random_seed(0)
+# Momenta of masked weights get no gradient, so they shrink until they are
+# denormal numbers, with which CPUs are slow. This takes them for zero.
+torch.set_flush_denormal(True)
 
 """
 ## Prepare the data
