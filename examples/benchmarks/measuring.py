@@ -36,6 +36,10 @@ def paired_times(
     wall = {name: np.zeros(rounds) for name in variants}
     for run in variants.values():
         run()
+    # What is there stays; to look through it every time would take far longer
+    # than what is timed.
+    gc.collect()
+    gc.freeze()
     generator = np.random.default_rng(0)
     for index in range(rounds):
         for name in generator.permutation(list(variants)).tolist():
@@ -44,6 +48,7 @@ def paired_times(
             variants[name]()
             cpu[name][index] = time.process_time() - started[0]
             wall[name][index] = time.perf_counter() - started[1]
+    gc.unfreeze()
     return cpu, wall
 
 
