@@ -63,6 +63,8 @@ class PrunableLayer(keras.layers.Wrapper):
     """
 
     _accepts = keras.layers.Layer
+    # What `_masked_variables` found, and among which variables.
+    _found = (None, [])
 
     def __init__(self, layer, *, granularity=None, **kwargs):
         self._check(layer)
@@ -75,7 +77,6 @@ class PrunableLayer(keras.layers.Wrapper):
         super().__init__(layer, autocast=False, **kwargs)
         self._granularity = granularity
         self._masks = {}
-        self._found_in = None
         self.supports_masking = layer.supports_masking
         self._allow_non_tensor_positional_args = True
         if layer.built:
@@ -215,15 +216,14 @@ class PrunableLayer(keras.layers.Wrapper):
         Kept from call to call: finding them anew showed in eager steps.
         """
         found_in = [id(variable) for variable in self.layer.weights]
-        if found_in != self._found_in:
+        if found_in != self._found[0]:
             pairs = [
                 (variable, self._masks[name])
                 for name, variable in self.maskable.items()
             ]
-            # Set by Keras's own `__setattr__` these would be weights twice.
-            object.__setattr__(self, "_pairs", pairs)
-            object.__setattr__(self, "_found_in", found_in)
-        return self._pairs
+            # Set as Keras sets attributes these would be weights twice.
+            object.__setattr__(self, "_found", (found_in, pairs))
+        return self._found[1]
 
     # Keras reads the argument names of these methods when it traces a layer;
     # the wrapped layer has the right ones.

@@ -216,6 +216,8 @@ def test_a_layer_that_changed_since_it_was_wrapped_is_named(change):
         [keras.Input((8,)), kprune.PrunableDense(4, name="changed")]
     )
     kprune.prune(model, 0.5)
+    # What the wrapper keeps from this call must not outlive the change.
+    model(np.ones((1, 8), "float32"))
     if change == "quantize":
         model.layers[0].layer.quantize("int8")
     else:
