@@ -27,7 +27,7 @@ import rich.table
 import torch
 from measuring import paired_times, print_table, ratio, two_lines
 from mnist import Data
-from training_step import mlp
+from training_step import mlp, training
 
 import kprune
 
@@ -38,17 +38,6 @@ TURNS = 15
 # The turns start 100 steps after the masks. 0.9 ** 500 is 1e-23, and 0.9 **
 # 1000 times any momentum is denormal.
 COLUMNS = {"to 500 steps": slice(0, 4), "from 1,000 steps": slice(9, None)}
-
-
-def training(model, data):
-    """A function that trains `model` for a turn."""
-    size = STEPS_A_TURN * BATCH_SIZE
-    chosen = np.arange(size) % len(data.x_train)
-    x, y = data.x_train[chosen], data.y_train[chosen]
-    model.compile(
-        "adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    )
-    return lambda: model.fit(x, y, batch_size=BATCH_SIZE, verbose=0)
 
 
 def flushing(step):
@@ -72,6 +61,8 @@ def main() -> None:
         parser.error("this is about torch: set KERAS_BACKEND=torch")
     torch.set_num_threads(1)
     data = Data(arguments.data)
+    chosen = np.arange(STEPS_A_TURN * BATCH_SIZE) % len(data.x_train)
+    x, y = data.x_train[chosen], data.y_train[chosen]
     models = {
         "plain": mlp(),
         "control": mlp(),
@@ -81,7 +72,7 @@ def main() -> None:
     }
     steps = {}
     for name, model in models.items():
-        step = training(model, data)
+        step = training(model, x, y, BATCH_SIZE)
         steps[name] = flushing(step) if "flush" in name else step
     for name, step in steps.items():
         step()

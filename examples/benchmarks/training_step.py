@@ -51,15 +51,15 @@ STEPS_PER_UPDATE = 100
 SECONDS_PER_ROUND = 0.15
 
 
-def mlp() -> keras.Model:
+def mlp(dense=layers.Dense) -> keras.Model:
     """784-1024-1024-10."""
     return keras.Sequential(
         [
             keras.Input((28, 28, 1)),
             layers.Flatten(),
-            layers.Dense(1024, activation="relu"),
-            layers.Dense(1024, activation="relu"),
-            layers.Dense(10),
+            dense(1024, activation="relu"),
+            dense(1024, activation="relu"),
+            dense(10),
         ]
     )
 
@@ -80,19 +80,6 @@ class MaskedDense(layers.Dense):
         kernel = ops.convert_to_tensor(self.kernel)
         kernel = kernel * ops.cast(self.mask, kernel.dtype)
         return self.activation(ops.matmul(inputs, kernel) + self.bias)
-
-
-def mlp_by_hand() -> keras.Model:
-    """The MLP with `MaskedDense` layers."""
-    return keras.Sequential(
-        [
-            keras.Input((28, 28, 1)),
-            layers.Flatten(),
-            MaskedDense(1024, activation="relu"),
-            MaskedDense(1024, activation="relu"),
-            MaskedDense(10),
-        ]
-    )
 
 
 def cnn() -> keras.Model:
@@ -144,7 +131,6 @@ def transformer() -> keras.Model:
     return keras.Model(inputs, layers.Dense(10)(ops.mean(x, axis=1)))
 
 
-BY_HAND = {mlp: mlp_by_hand}
 # Name -> (network, batch size).
 NETS = {
     "MLP": (mlp, 128),
@@ -155,34 +141,36 @@ NETS = {
 }
 
 
-def mask(model) -> keras.Model:
-    """Masks half of the weights, if the network has masks."""
-    if any(isinstance(layer, kprune.PrunableLayer) for layer in model.layers):
-        kprune.prune(model, 0.5, granularity="unstructured")
+def prune(model) -> keras.Model:
+    """Masks half of the weights."""
+    return kprune.prune(model, 0.5, granularity="unstructured")
+
+
+def mask_by_hand(model) -> None:
+    """Masks half of the weights of `MaskedDense` layers."""
+    generator = np.random.default_rng(0)
     for layer in model.layers:
         if isinstance(layer, MaskedDense):
-            generator = np.random.default_rng(0)
             layer.mask.assign(generator.random(layer.mask.shape) < 0.5)
-    return model
 
 
-def prunable(build) -> keras.Model:
-    """The network with all that can be wrapped in wrappers."""
-    return kprune.make_prunable(build())
-
-
-def training(model, batch_size, jit_compile, steps):
-    """A function that trains `model` for a number of steps."""
-    generator = np.random.default_rng(0)
-    shape = (steps * batch_size, *model.input_shape[1:])
-    x = generator.random(shape, dtype=np.float32)
-    y = generator.integers(10, size=len(x))
+def training(model, x, y, batch_size, jit_compile="auto"):
+    """A function that trains `model` for an epoch."""
     model.compile(
         "adam",
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         jit_compile=jit_compile,
     )
     return lambda: model.fit(x, y, batch_size=batch_size, verbose=0)
+
+
+def random_training(model, batch_size, jit_compile, steps):
+    """A function that trains `model` for a number of steps."""
+    generator = np.random.default_rng(0)
+    shape = (steps * batch_size, *model.input_shape[1:])
+    x = generator.random(shape, dtype=np.float32)
+    y = generator.integers(10, size=len(x))
+    return training(model, x, y, batch_size, jit_compile)
 
 
 def first_steps(build, batch_size, jit_compile, rounds) -> str:
@@ -192,9 +180,9 @@ def first_steps(build, batch_size, jit_compile, rounds) -> str:
     for index in range(rounds + 1):
         for name, make in (
             ("plain", build),
-            ("wrapped", lambda: mask(prunable(build))),
+            ("wrapped", lambda: prune(kprune.make_prunable(build()))),
         ):
-            step = training(make(), batch_size, jit_compile, 1)
+            step = random_training(make(), batch_size, jit_compile, 1)
             started = time.perf_counter()
             step()
             if index:
@@ -208,25 +196,27 @@ def row(build, batch_size, jit_compile, rounds) -> list[str]:
     first = first_steps(build, batch_size, jit_compile, max(rounds // 5, 1))
     models = {
         "plain": build(),
-        "wrapped": prunable(build),
+        "wrapped": kprune.make_prunable(build()),
         "control": build(),
     }
-    if build in BY_HAND:
-        models["by hand"] = BY_HAND[build]()
-    step = training(models["plain"], batch_size, jit_compile, 1)
+    if build is mlp:
+        models["by hand"] = mlp(MaskedDense)
+    step = random_training(models["plain"], batch_size, jit_compile, 1)
     step()
     started = time.perf_counter()
     step()
     steps = math.ceil(SECONDS_PER_ROUND / (time.perf_counter() - started))
     variants = {
-        name: training(model, batch_size, jit_compile, steps)
+        name: random_training(model, batch_size, jit_compile, steps)
         for name, model in models.items()
     }
-    for name, run in variants.items():
+    for run in variants.values():
         run()
-        mask(models[name])
-    to_update = prunable(build)
-    variants["update"] = lambda: mask(to_update)
+    prune(models["wrapped"])
+    if "by hand" in models:
+        mask_by_hand(models["by hand"])
+    to_update = kprune.make_prunable(build())
+    variants["update"] = lambda: prune(to_update)
     cpu, wall = paired_times(variants, rounds)
     median, text = ratio(wall["wrapped"], wall["plain"])
     bar = BARS[keras.backend.backend()]
