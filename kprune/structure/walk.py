@@ -5,19 +5,17 @@ import numpy as np
 
 from kprune import layers, weights
 from kprune.structure import functional, rules
+from kprune.structure.notes import Notes
 from kprune.structure.records import (
     Axes,
-    Binding,
     LayerCall,
-    Merge,
     Reading,
-    Sum,
     Tensor,
 )
-from kprune.structure.slots import Channels, SlotTable, unknown
+from kprune.structure.slots import Channels, unknown
 
 
-class Walk:
+class Walk(Notes):
     """Follows channels through a model; the rules write down what they find.
 
     Args:
@@ -32,82 +30,23 @@ class Walk:
     """
 
     def __init__(self, model, weigh: bool, pad_layer_norm: bool = False):
-        self.weigh = weigh
+        super().__init__(weigh)
         self.pad_layer_norm = pad_layer_norm
-        self.table = SlotTable()
-        self.bindings = {}
-        self.readings = []
-        self.sums = []
-        self.merges = []
-        self.configs = {}
-        self.scales = {}
-        self.edits = {}
-        self.padded = {}
-        self.operations = {}
-        self.held = []
-        self.balanced = []
         self.spans = {}
         self.masks = {}
-        self.visited = set()
         self._is_inside_masked = False
         self._has_masks = bool(functional.prunable_layers(model))
         self._owners = functional.owners(model)
         outputs = self._follow(model, [{} for _ in model.inputs])
         for tensor, axes in zip(model.outputs, outputs):
             self.freeze(axes, f"it is an output of the model ({tensor.name})")
-        self._freeze_held()
+        self.freeze_held()
 
-    # What rules call.
-
-    def variable(self, layer, name: str):
-        """The layer's own variable of that name, `None` if it has none."""
-        for variable in layer.weights:
-            if variable.name == name:
-                return variable
-        return None
+    # What rules call, beside what `Notes` has.
 
     def value(self, variable) -> np.ndarray:
         """The weights that count: masked ones are 0."""
         return weights.masked_value(variable, self.masks.get(id(variable)))
-
-    def produce(self, layer, variable, axis: int) -> np.ndarray:
-        """The slots that a variable's axis makes, the same at every call."""
-        key = (id(variable), axis)
-        if key not in self.bindings:
-            slots = self.table.fresh(variable.shape[axis])
-            self.bindings[key] = Binding(layer, variable, axis, slots, "out")
-        return self.bindings[key].slots
-
-    def bind(self, layer, variable, axis: int, slots, role="through") -> None:
-        """Ties a variable's axis to slots; `None` as variable is no harm."""
-        if variable is None:
-            return
-        if len(slots) != variable.shape[axis]:
-            raise ValueError(
-                f"A rule gives {len(slots)} slots to axis {axis} of "
-                f"'{variable.path}', a variable of shape "
-                f"{tuple(variable.shape)}. Correct the rule of "
-                f"{type(layer).__name__}."
-            )
-        key = (id(variable), axis)
-        if key in self.bindings:
-            self.table.tie(self.bindings[key].slots, slots)
-        else:
-            self.bindings[key] = Binding(layer, variable, axis, slots, role)
-
-    def hold(self, layer, owner, place) -> None:
-        """Says that a call needs an axis or a number in its full length.
-
-        What another call of the same layer has along it stays too, then.
-
-        Args:
-            layer: The layer that is called with channels that stay.
-            owner: The variable, or the layer that has the config; `None` is
-                no harm.
-            place: The variable's axis, or the key in the config as `resize`
-                takes it.
-        """
-        self.held.append((layer, owner, place))
 
     def contract(
         self, layer, kernel, in_axis, out_axis, channels, bias, folds
@@ -255,114 +194,6 @@ class Walk:
             return Channels(slots, unknown(len(slots)))
         return Channels(slots, np.zeros(len(slots)))
 
-    def sum_over(self, layer, channels: Channels, reason="") -> None:
-        """Says that a call mixes channels without weights.
-
-        A sum, a mean square, a product of two tensors: exact only if what
-        goes is 0, so units that are not 0 once they are masked stay.
-
-        Args:
-            layer: The layer or operation.
-            channels: The `Channels` that it mixes.
-            reason: String. Why none of them is cut without an option that
-                the user can set.
-        """
-        if self.weigh:
-            self.sums.append(Sum(layer, channels, reason))
-        else:
-            self.table.freeze(
-                channels.slots[channels.constants != 0],
-                f"'{layer.name}' sums over it, and masked it is not 0",
-            )
-
-    def resize(self, layer, key, slots, new=None) -> None:
-        """Says that something in a config changes with these slots.
-
-        Args:
-            layer: The layer or operation.
-            key: The name in the config, or a tuple: the name, and the keys
-                and indices that lead to what changes in its value.
-            slots: Integer array.
-            new: Callable `(old value, keep) -> new value`, where `keep` is a
-                boolean array as long as `slots`. `None` stands for the number
-                of slots that are kept.
-        """
-        self.operations[id(layer)] = layer
-        known, _ = self.configs.setdefault((id(layer), key), (slots, new))
-        self.table.tie(known, slots)
-
-    def rescale(self, layer, variable, slots, factor) -> None:
-        """Says that a variable's values are multiplied when slots go.
-
-        Args:
-            layer: The layer that owns the variable.
-            variable: `keras.Variable`; `None` is no harm.
-            slots: Integer array.
-            factor: Callable `(number of slots, number kept) -> float`.
-        """
-        if variable is not None:
-            self.scales.setdefault(id(variable), (slots, factor))
-
-    def pad(self, layer, slots, like: Tensor) -> None:
-        """Says that a layer sees zeros where these slots go.
-
-        In the rebuilt model it stands between a pad of its last axis and a
-        slice, and its weights keep their length.
-
-        Args:
-            layer: A layer whose outputs have the shape of its input.
-            slots: Integer array: the slots along the last axis.
-            like: `Tensor`: its input.
-        """
-        known, rank, dtype = self.padded.setdefault(
-            id(layer), (slots, len(like.shape), like.dtype)
-        )
-        self.table.tie(known, slots)
-        if id(layer) not in self.visited:
-            self.table.freeze(slots, f"'{layer.name}' is inside another layer")
-        if (rank, dtype) != (len(like.shape), like.dtype):
-            reason = f"'{layer.name}' takes tensors of several ranks or dtypes"
-            self.table.freeze(slots, reason)
-
-    def edit(self, call: LayerCall, slots, change) -> None:
-        """Says that the arguments of a call change with these slots.
-
-        Args:
-            call: The `LayerCall`.
-            slots: Integer array.
-            change: Callable `(args, kwargs, keep) -> (args, kwargs)`, where
-                `keep` is a boolean array as long as `slots`, and the
-                arguments have the new model's tensors in place.
-        """
-        known, _ = self.edits.setdefault(call.key, (slots, change))
-        self.table.tie(known, slots)
-
-    def tie(self, first: np.ndarray, second: np.ndarray) -> None:
-        """Says that equal positions of two arrays of slots go together."""
-        self.table.tie(first, second)
-
-    def balance(self, first: np.ndarray, second: np.ndarray) -> None:
-        """Says that as many slots of the one array stay as of the other."""
-        self.balanced.append((first, second))
-
-    def fresh_frozen(self, length: int, reason: str) -> Channels:
-        """Channels of an axis that nothing is known about: they stay."""
-        slots = self.table.fresh(length)
-        self.table.freeze(slots, reason)
-        return Channels(slots, unknown(length))
-
-    def freeze(self, axes: Axes, reason: str, but: int | None = None) -> None:
-        """Says that all channels of a tensor stay, and why.
-
-        Args:
-            axes: The axes of a tensor.
-            reason: String.
-            but: An axis to leave out.
-        """
-        for axis, channels in axes.items():
-            if axis != but:
-                self.table.freeze(channels.slots, reason)
-
     def refusal(self, layer) -> str | None:
         """Why a layer whose kind has a rule is not cut all the same.
 
@@ -386,15 +217,6 @@ class Walk:
 
     # The walk itself.
 
-    def _freeze_held(self) -> None:
-        for layer, owner, place in self.held:
-            key = (id(owner), place)
-            reason = f"'{layer.name}' also takes what cannot be cut"
-            if key in self.bindings:
-                self.table.freeze(self.bindings[key].slots, reason)
-            if key in self.configs:
-                self.table.freeze(self.configs[key][0], reason)
-
     def _follow(self, model, inputs: list[Axes]) -> list[Axes]:
         traced = {
             id(tensor): self._tensor(tensor, axes)
@@ -405,12 +227,6 @@ class Walk:
             for tensor, axes in zip(call.outputs, outputs):
                 traced[id(tensor)] = self._tensor(tensor, axes)
         return [traced[id(tensor)].axes for tensor in model.outputs]
-
-    def _note_merge(self, operation, outputs) -> None:
-        slots = [c.slots for axes in outputs for c in axes.values()]
-        if slots:
-            merge = Merge(operation, np.concatenate(slots), len(self.bindings))
-            self.merges.append(merge)
 
     def _tie_calls(self, model, inputs) -> None:
         """A nested model takes tensors of the same lengths at every call."""
@@ -458,7 +274,7 @@ class Walk:
                 reason = f"'{operation.name}' puts it in the batch's place"
                 self.freeze({0: axes.pop(0)} if 0 in axes else {}, reason)
             if len(inputs) > 1:
-                self._note_merge(operation, outputs)
+                self.merge(operation, outputs)
             return outputs
         for tensor in inputs:
             self.freeze(tensor.axes, refusal)
