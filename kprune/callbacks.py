@@ -24,6 +24,11 @@ class PruningScheduler(keras.callbacks.Callback):
     bar, in the history, and in TensorBoard where its callback comes after
     this one.
 
+    A callback that gives back the weights of an earlier epoch, such as
+    `EarlyStopping(restore_best_weights=True)`, gives back its masks too. This
+    one warns if it sees that, which takes the last place in the list of
+    callbacks; `kprune.OnceFrozen` avoids it.
+
     In a `keras.distillation.Distiller` it is the student that is pruned.
 
     The masks are weights of the model. They are in every checkpoint, and a
@@ -114,9 +119,11 @@ class PruningScheduler(keras.callbacks.Callback):
 
     def _resume(self, epoch):
         """Goes on from a backup, made before or after this callback ran."""
-        if self._was_frozen_before_the_end_of(epoch - 1):
+        final = self.schedule(schedules.end(self.schedule))
+        is_reached = sparsity(self.model) >= final - 1e-3
+        if is_reached and self._was_frozen_before_the_end_of(epoch - 1):
             # The masks that were loaded are final.
-            self._apply_masks()
+            self._freeze()
         else:
             self._update_at_end_of(epoch - 1)
 
@@ -145,7 +152,9 @@ class PruningScheduler(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         if self._steps_done:
-            self._steps = self._steps_done + self.model.steps_per_execution
+            # Of the model that trains: of a Distiller, not of its student.
+            executed = super().model.steps_per_execution
+            self._steps = self._steps_done + executed
         if not self._frozen:
             self._update_at_end_of(epoch)
         if self._frozen:
@@ -198,9 +207,12 @@ class PruningScheduler(keras.callbacks.Callback):
         value = self.schedule(progress)
         self._pruner.update(self.model, value)
         if ends:
-            self._frozen = True
-            self._apply_masks()
-            self._final_sparsity = sparsity(self.model)
+            self._freeze()
+
+    def _freeze(self) -> None:
+        self._frozen = True
+        self._apply_masks()
+        self._final_sparsity = sparsity(self.model)
 
     def _reached_end(self, progress: float) -> bool:
         # A progress such as 7 / 10 may be a rounding error short of the end.
@@ -228,6 +240,9 @@ class OnceFrozen(keras.callbacks.Callback):
         scheduler: The `PruningScheduler` of the same training, which is in
             the list of callbacks too, in any order.
 
+    Raises:
+        ValueError: If the arguments are not such callbacks.
+
     Example:
 
     ```python
@@ -244,8 +259,17 @@ class OnceFrozen(keras.callbacks.Callback):
         self, callback: keras.callbacks.Callback, scheduler: PruningScheduler
     ):
         super().__init__()
+        if not isinstance(callback, keras.callbacks.Callback) or not isinstance(
+            scheduler, PruningScheduler
+        ):
+            raise ValueError(
+                "`OnceFrozen(callback, scheduler)` takes a Keras callback and "
+                "the `PruningScheduler` of the training. "
+                f"Received: callback={callback!r}, scheduler={scheduler!r}"
+            )
         self.callback = callback
         self.scheduler = scheduler
+        self._counts = False
 
     def set_params(self, params):
         super().set_params(params)
@@ -270,6 +294,13 @@ class OnceFrozen(keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         self.callback.on_train_end(logs)
+        if not self._counts:
+            warnings.warn(
+                f"`OnceFrozen` showed {type(self.callback).__name__} no epoch: "
+                "none trained under final masks. Pass its scheduler to `fit` "
+                "too, and train for two or more epochs.",
+                stacklevel=2,
+            )
 
 
 def _is_step_count(value) -> bool:

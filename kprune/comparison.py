@@ -192,8 +192,8 @@ def _compare_files(name, paths, timed) -> FileComparison:
 def _filters(model) -> int:
     kernels = [
         list(weights.kernels(layer).values())
-        for layer in functional.sublayers(model)
-        if not functional.sublayers(layer)
+        for layer in weights.sublayers(model)
+        if not weights.sublayers(layer)
     ]
     return sum(found[-1].shape[-1] for found in kernels if found)
 

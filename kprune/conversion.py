@@ -1,5 +1,6 @@
 """From a plain model to a prunable one."""
 
+import warnings
 from collections.abc import Callable
 
 import keras
@@ -35,6 +36,10 @@ def make_prunable(
             no layer that can be wrapped, or is subclassed with a call that
             cannot be traced.
 
+    Warns:
+        UserWarning: If the model's class trains in its own way, which the new
+            model does not.
+
     Example:
 
     >>> model = keras.Sequential([
@@ -47,7 +52,9 @@ def make_prunable(
     >>> [layer.name for layer in prunable.layers]
     ['prunable_hidden', 'logits']
     """
-    model = readable(model, "make prunable")
+    subclassed, model = model, readable(model, "make prunable")
+    if model is not subclassed:
+        _warn_of_own_training(subclassed)
     if functional.prunable_layers(model):
         raise ValueError(
             f"Model '{model.name}' has prunable layers already: use it as it "
@@ -60,11 +67,15 @@ def make_prunable(
             f"Received: where={where!r}"
         )
     wrapped = 0
+    without = {}
 
     def replace(layer):
         nonlocal wrapped
         copy = clone(layer)
-        if not weights.kernels(layer) or (where and not where(layer)):
+        if not weights.kernels(layer):
+            without[layer.name] = weights.no_kernels_reason(layer)
+            return copy
+        if where and not where(layer):
             return copy
         wrapped += 1
         if isinstance(layer, keras.layers.Dense):
@@ -78,7 +89,29 @@ def make_prunable(
     if not wrapped:
         raise ValueError(
             f"Model '{model.name}' has no layer to prune: none has kernels"
-            + (" for which `where` is true." if where else ".")
+            + (" for which `where` is true. " if where else ". ")
+            + "; ".join(f"'{name}': {why}" for name, why in without.items())
         )
     rebuilder.copy_weights()
     return prunable
+
+
+# How a class of models can train in its own way.
+_TRAINING = ("train_step", "test_step", "compute_loss", "compute_metrics")
+
+
+def _warn_of_own_training(model) -> None:
+    kind = type(model)
+    own = [
+        name
+        for name in _TRAINING
+        if getattr(kind, name) is not getattr(keras.Model, name)
+    ]
+    if own:
+        warnings.warn(
+            f"Model '{model.name}' has its own {', '.join(own)}; the "
+            "functional model that comes back does not. To keep them wrap the "
+            f"layers in the constructor of {kind.__name__}, such as "
+            "`kprune.PrunableDense(64)`.",
+            stacklevel=3,
+        )

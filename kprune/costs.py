@@ -209,7 +209,7 @@ def _of_model(model) -> Cost:
     }
     kernels = {
         id(kernel): kernel
-        for layer in functional.sublayers(model)
+        for layer in weights.sublayers(model)
         for kernel in weights.kernels(layer).values()
     }
     values = [

@@ -1,5 +1,8 @@
 """Prunable layers: they hold the masks and multiply by them."""
 
+import functools
+import math
+
 import keras
 import numpy as np
 
@@ -72,14 +75,18 @@ class PrunableLayer(keras.layers.Wrapper):
             granularities.get(granularity)
         kwargs.setdefault("name", f"prunable_{layer.name}")
         kwargs.setdefault("dtype", layer.dtype_policy)
+        # Keras reads the names of the arguments of `call`: what is a tensor,
+        # what has a mask, what is built of which shape.
+        object.__setattr__(self, "call", _like(layer.call, self.call))
         # Without autocast the masked values keep the variables' own dtype;
         # the wrapped layer casts them as it always does.
         super().__init__(layer, autocast=False, **kwargs)
         self._granularity = granularity
         self._masks = {}
+        self._for_good = {}
         self.supports_masking = layer.supports_masking
         self._allow_non_tensor_positional_args = True
-        if layer.built:
+        if weights.are_complete(layer):
             self.build()
 
     def _check(self, layer):
@@ -107,7 +114,7 @@ class PrunableLayer(keras.layers.Wrapper):
                 f"Received: layer '{layer.name}' of type "
                 f"{type(layer).__name__}"
             )
-        if layer.built and not weights.kernels(layer):
+        if weights.are_complete(layer) and not weights.kernels(layer):
             raise ValueError(_no_kernels(layer))
 
     @property
@@ -128,8 +135,11 @@ class PrunableLayer(keras.layers.Wrapper):
         if lost:
             raise ValueError(
                 f"Layer '{self.layer.name}' has changed since it was wrapped: "
-                f"{sorted(lost)} cannot be masked any more. Call `quantize` or "
-                "`enable_lora` on the model that `kprune.strip` returns."
+                f"its masks are of {sorted(lost)}, which it does not have any "
+                "more, or not as weights that can be pruned. Wrap another "
+                "layer in a new wrapper, keep the names of layers, and call "
+                "`quantize` or `enable_lora` on the model that `kprune.strip` "
+                "returns."
             )
         return found
 
@@ -154,12 +164,34 @@ class PrunableLayer(keras.layers.Wrapper):
         return float(zeros / size) if size else 0.0
 
     def apply_masks(self):
-        """Zeroes the stored weights where they are masked."""
+        """Zeroes the stored weights where they are masked, for good.
+
+        No later update brings them back, whatever an optimizer's momentum
+        makes of their stored values.
+        """
         for name, variable in self.maskable.items():
             mask = weights.to_numpy(self._masks[name])
             if not mask.all():
                 value = weights.to_numpy(variable)
                 variable.assign(np.where(mask, value, np.zeros_like(value)))
+            if name in self._for_good:
+                self._for_good[name].assign(np.packbits(~mask))
+
+    def pruned_for_good(self, name):
+        """Which weights of a kernel are masked and cannot come back.
+
+        Args:
+            name: String. The name of the kernel, as in `masks`.
+
+        Returns:
+            Boolean array of the kernel's shape, `None` where there are none.
+        """
+        bits = weights.to_numpy(self._for_good[name])
+        if not bits.any():
+            return None
+        mask = weights.to_numpy(self._masks[name])
+        bits = np.unpackbits(bits, count=mask.size).astype(bool)
+        return bits.reshape(mask.shape) & ~mask
 
     @property
     def maskable(self) -> dict:
@@ -167,10 +199,16 @@ class PrunableLayer(keras.layers.Wrapper):
         return {**self.kernels, **weights.biases(self.layer)}
 
     def __call__(self, *args, **kwargs):
-        if not self.layer.built:
-            # A symbolic call builds layers of every call signature.
-            as_symbols = keras.tree.map_structure(_as_symbol, (args, kwargs))
-            self.layer(*as_symbols[0], **as_symbols[1])
+        if not self._masks:
+            if not weights.are_complete(self.layer):
+                # A symbolic call builds layers of every call signature.
+                as_symbols = keras.tree.map_structure(
+                    _as_symbol, (args, kwargs)
+                )
+                self.layer(*as_symbols[0], **as_symbols[1])
+            if self.built:
+                # Loaded, see `build_from_config`.
+                self.build()
         return super().__call__(*args, **kwargs)
 
     def build(self, input_shape=None):
@@ -188,7 +226,26 @@ class PrunableLayer(keras.layers.Wrapper):
                 )
                 for name, variable in self.maskable.items()
             }
+            # One bit a weight. Its name has no "kernel" in it, by which a
+            # `keras.distribution.LayoutMap` would split it over devices.
+            self._for_good = {
+                name: self.add_weight(
+                    name=f"pruned_for_good_{index}",
+                    shape=(-(-math.prod(kernel.shape) // 8),),
+                    dtype="uint8",
+                    initializer="zeros",
+                    trainable=False,
+                )
+                for index, (name, kernel) in enumerate(self.kernels.items())
+            }
         self.built = True
+
+    def build_from_config(self, config):
+        # Keras takes a loaded layer without a `build` of its own for built,
+        # and then this one, before its parts have weights. They get them, and
+        # the masks come, when it is called.
+        if weights.are_complete(self.layer):
+            super().build_from_config(config)
 
     def call(self, *args, **kwargs):
         masked = [
@@ -285,6 +342,16 @@ class _Scope(keras.StatelessScope):
         return value
 
 
+def _like(method, call):
+    """`call` with the signature of `method`."""
+
+    @functools.wraps(method)
+    def wrapper(*args, **kwargs):
+        return call(*args, **kwargs)
+
+    return wrapper
+
+
 def _as_symbol(x):
     if hasattr(x, "shape") and hasattr(x, "dtype"):
         dtype = keras.backend.standardize_dtype(x.dtype)
@@ -295,8 +362,8 @@ def _as_symbol(x):
 def _no_kernels(layer) -> str:
     return (
         f"Layer '{layer.name}' of type {type(layer).__name__} has no kernels "
-        "that can be pruned (those of layers that are quantized or have LoRA "
-        "weights cannot). Use it without a wrapper."
+        f"that can be pruned ({weights.no_kernels_reason(layer)}). Use it "
+        "without a wrapper."
     )
 
 

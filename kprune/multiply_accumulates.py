@@ -53,7 +53,7 @@ def is_composite(operation) -> bool:
         not is_own
         or isinstance(operation, _PRODUCTS)
         or bool(weights.kernels(operation))
-        or bool(functional.sublayers(operation))
+        or bool(weights.sublayers(operation))
     )
 
 

@@ -25,8 +25,8 @@ def prune(
     This is what `kprune.PruningScheduler` calls at each update, and what a
     training loop of your own calls. The masks are computed from the stored
     weights; a masked weight keeps its stored value and can come back at the
-    next call, unless that value is 0: what was zeroed by
-    `layer.apply_masks()` or by the scheduler's freeze stays pruned.
+    next call, until `layer.apply_masks()` or the scheduler's freeze zeroes
+    it for good.
 
     Args:
         model: A model with prunable layers. Layers with `trainable=False` are
@@ -43,7 +43,7 @@ def prune(
 
     Raises:
         ValueError: If an argument is not valid, the model has no prunable
-            layers, or a weight is nan or infinite.
+            layers or is not built, or a weight is nan or infinite.
 
     Example:
 
@@ -89,6 +89,12 @@ class Pruner:
         """
         sparsity = schedules.validate_sparsity(sparsity)
         layers = trainable_layers(model)
+        if not any(layer.built for layer in layers):
+            raise ValueError(
+                f"Model '{model.name}' is not built, so there are no weights "
+                "to mask. Start it with `keras.Input(shape)`, or call it on "
+                "data first."
+            )
         shares = self._share_out(layers, sparsity)
         filters = {
             id(layer.layer): (share, granularity)
@@ -220,7 +226,7 @@ class Pruner:
         """
         granularity = self._granularity_of(layer)
         value = to_numpy(layer.kernels[name])
-        dead = _dead(layer, name, value)
+        dead = layer.pruned_for_good(name)
         staying = masks.both(mask, None if dead is None else ~dead)
         if (
             type(granularity) is granularities.Unstructured
@@ -243,7 +249,7 @@ class Pruner:
     def _scores(self, layer, name):
         """A kernel's scores, and which of its weights are gone for good."""
         value = to_numpy(layer.kernels[name])
-        dead = _dead(layer, name, value)
+        dead = layer.pruned_for_good(name)
         return self._finite_scores(layer, name, value), dead
 
     def _finite_scores(self, layer, name, value):
@@ -265,16 +271,6 @@ class Pruner:
                 "`keras.callbacks.TerminateOnNaN()`."
             )
         return scores
-
-
-def _dead(layer, name, value):
-    """Which weights of a kernel are gone for good, `None` if it has no zeros.
-
-    A masked weight with a stored value of 0 was zeroed by a freeze.
-    """
-    if value.all():
-        return None
-    return ~to_numpy(layer.masks[name]) & (value == 0)
 
 
 def _check_any_free(model, graph, layers) -> None:
@@ -305,6 +301,11 @@ def trainable_layers(model: keras.Model) -> list:
     Raises:
         ValueError: If there is none, with the line to write.
     """
+    if not isinstance(model, keras.layers.Layer):
+        raise ValueError(
+            "Expected a `keras.Model` with prunable layers. "
+            f"Received: {model!r} (of type {type(model).__name__})"
+        )
     layers = functional.prunable_layers(model)
     if not layers:
         raise ValueError(

@@ -279,7 +279,7 @@ def _reason(layer, removal) -> str:
     """Why a layer of a prunable model, or filters of it, were left alone."""
     plain = unwrapped(layer)
     if not weights.kernels(plain):
-        return "no kernels" if plain.weights else "no weights"
+        return weights.no_kernels_reason(plain)
     if plain is layer:
         return "not wrapped"
     reasons = []

@@ -14,7 +14,8 @@ def kernels(layer: keras.layers.Layer) -> dict:
     Kernels of every kind (kernel, recurrent, depthwise, pointwise,
     embeddings, and the trainable matrices of a custom layer), but not biases,
     norms' scales or PReLU slopes, and nothing quantized. A layer with LoRA
-    weights has none: zeros in its kernel are not zeros of the sum.
+    weights has none: zeros in its kernel are not zeros of the sum. Nor has a
+    SpectralNormalization, which writes its kernel anew at each step.
 
     Args:
         layer: A built Keras layer.
@@ -31,9 +32,27 @@ def kernels(layer: keras.layers.Layer) -> dict:
     >>> list(kprune.weights.kernels(layer))
     ['kernel', 'recurrent_kernel']
     """
-    if any(v.name.startswith("lora_") for v in layer.weights):
+    if _has_lora(layer) or _is_spectral(layer):
         return {}
     return _named(layer, _is_kernel)
+
+
+def no_kernels_reason(layer: keras.layers.Layer) -> str:
+    """Why a layer has no weights that can be pruned one by one.
+
+    Args:
+        layer: A built Keras layer of which `kernels` finds none.
+
+    Returns:
+        String.
+    """
+    if _has_lora(layer):
+        return "LoRA weights; merge them first"
+    if _is_spectral(layer):
+        return "spectral normalization writes its kernel anew"
+    if getattr(layer, "quantization_mode", None) is not None:
+        return "quantized"
+    return "no kernels" if layer.weights else "no weights"
 
 
 def biases(layer: keras.layers.Layer) -> dict:
@@ -54,6 +73,38 @@ def biases(layer: keras.layers.Layer) -> dict:
     ['bias']
     """
     return _named(layer, _is_bias)
+
+
+def are_complete(layer: keras.layers.Layer) -> bool:
+    """Whether a layer, and every layer in it, has its weights.
+
+    Args:
+        layer: A Keras layer.
+
+    Returns:
+        Boolean.
+    """
+    return all(part.built for part in [layer, *sublayers(layer)])
+
+
+def sublayers(layer: keras.layers.Layer) -> list:
+    """All layers below a layer or model, at any depth, each once.
+
+    Args:
+        layer: A Keras layer or model.
+
+    Returns:
+        List of layers.
+    """
+    return layer._flatten_layers(include_self=False, recursive=True)
+
+
+def _has_lora(layer) -> bool:
+    return any(v.name.startswith("lora_") for v in layer.weights)
+
+
+def _is_spectral(layer) -> bool:
+    return isinstance(layer, keras.layers.SpectralNormalization)
 
 
 def _is_float(variable) -> bool:

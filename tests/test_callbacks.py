@@ -256,6 +256,65 @@ def test_a_second_training_never_revives_a_frozen_mask():
         assert not after[~before].any()
 
 
+@pytest.mark.parametrize("through", ["memory", "a file", "no scheduler"])
+def test_momentum_revives_nothing_in_a_second_training(tmp_path, through):
+    model = _net()
+    model.compile(
+        keras.optimizers.SGD(0.1, momentum=0.9),
+        "sparse_categorical_crossentropy",
+    )
+    _fit(model, kprune.PruningScheduler(0.6), 4)
+    frozen = _masks(model)
+    if through == "a file":
+        model.save(tmp_path / "model.keras")
+        model = keras.saving.load_model(tmp_path / "model.keras")
+    if through == "no scheduler":
+        model.fit(*_data(), epochs=2, verbose=0)
+        assert not all((kernel == 0).any() for kernel in _kernels(model))
+    recorder = Recorder()
+    history = _fit(model, kprune.PruningScheduler(0.8), 4, [recorder])
+    assert history.history["sparsity"][-1] == pytest.approx(0.8, abs=2e-3)
+    for masks in recorder.ends:
+        for before, after in zip(frozen, masks, strict=True):
+            assert not after[~before].any()
+
+
+@pytest.mark.parametrize("allocation", ["uniform", "global"])
+def test_a_resumed_training_keeps_final_masks(tmp_path, allocation):
+    def scheduler():
+        return kprune.PruningScheduler(0.6, allocation=allocation)
+
+    model = _net()
+    model.compile(
+        keras.optimizers.SGD(0.1, momentum=0.9),
+        "sparse_categorical_crossentropy",
+    )
+    _fit(model, scheduler(), 4)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    path = tmp_path / "best.keras"
+    best = keras.callbacks.ModelCheckpoint(
+        path, monitor="loss", save_best_only=True
+    )
+    resumed = scheduler()
+    recorder = Recorder()
+    others = [kprune.OnceFrozen(best, resumed), recorder]
+    _fit(loaded, resumed, 8, others, initial_epoch=5)
+    assert len(recorder.ends) == 3
+    for masks in recorder.ends:
+        assert _equal(masks, _masks(model))
+    assert path.exists()
+
+
+def test_what_once_frozen_takes():
+    stopping = keras.callbacks.EarlyStopping()
+    with pytest.raises(ValueError, match="takes a Keras callback and"):
+        kprune.OnceFrozen(kprune.PruningScheduler(), stopping)
+    scheduler = kprune.PruningScheduler()
+    with pytest.warns(UserWarning, match="EarlyStopping no epoch"):
+        _fit(_net(), kprune.OnceFrozen(stopping, scheduler))
+
+
 def test_training_that_ends_too_early_warns_with_numbers():
     class Stop(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):

@@ -68,6 +68,22 @@ class Attend(layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="test_every_layer")
+class Lazy(layers.Layer):
+    """A layer of a user without `build`: its parts are built in the call."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = layers.Dense(5)
+        self.parts = [layers.BatchNormalization(), layers.Dense(3)]
+
+    def call(self, x, shift=None, scale=1.0):
+        x = self.dense(x)
+        for part in self.parts:
+            x = part(x)
+        return x * scale if shift is None else x * scale + shift
+
+
+@keras.saving.register_keras_serializable(package="test_every_layer")
 class Doubled(layers.Dense):
     """A subclass of a layer of Keras."""
 
@@ -94,6 +110,11 @@ CASES = {
     "Embedding": (
         lambda: layers.Embedding(20, 5, embeddings_regularizer="l2"),
         lambda: [_tokens()],
+    ),
+    "Embedding, implicit mask": (
+        lambda: layers.Embedding(20, 5, mask_zero=True),
+        lambda: [_tokens()],
+        lambda layer, x: layers.GlobalAveragePooling1D()(layer(x)),
     ),
     "Conv1D": (lambda: layers.Conv1D(6, 3, padding="causal"), _sequence),
     "Conv2D": (lambda: layers.Conv2D(6, 3, groups=2), _image),
@@ -161,12 +182,24 @@ CASES = {
         lambda: [_random(4, 6, 8), _random(4, 5, 8)],
         lambda layer, query, value: layer(query, value),
     ),
+    "MultiHeadAttention, causal": (
+        lambda: layers.MultiHeadAttention(2, 4),
+        lambda: [_random(4, 6, 8), _random(4, 6, 8)],
+        lambda layer, query, value: layer(
+            query=query, value=value, use_causal_mask=True
+        ),
+    ),
     "GroupQueryAttention": (
         lambda: layers.GroupQueryAttention(4, 4, 2),
         lambda: [_random(4, 6, 8), _random(4, 5, 8)],
         lambda layer, query, value: layer(query=query, value=value),
     ),
     "a layer of a user": (Attend, _sequence),
+    "a layer of a user, built in its call": (
+        Lazy,
+        lambda: [_random(4, 6, 8), _random(4, 6, 3)],
+        lambda layer, x, shift: layer(x, shift=shift, scale=2.0),
+    ),
     "a subclass": (lambda: Doubled(5), _sequence),
 }
 
@@ -256,6 +289,21 @@ def test_it_trains_under_masks(name):
     wrapper.apply_masks()
     for key, kernel in wrapper.kernels.items():
         assert (numpy(kernel)[~masks[key]] == 0).all()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_comes_back_from_a_file(tmp_path, name):
+    make, data, call = _made(name)
+    wrapper = kprune.PrunableLayer(make(), granularity="unstructured")
+    model = _model(wrapper, data, call)
+    kprune.prune(model, 0.5)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert kprune.sparsity(loaded) == kprune.sparsity(model) > 0
+    np.testing.assert_allclose(
+        numpy(loaded(data)), numpy(model(data)), atol=1e-6
+    )
+    assert len(keras.models.clone_model(model).weights) == len(model.weights)
 
 
 def test_the_table_of_layers_is_true():

@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from kprune.structure import functional
+from kprune.weights import sublayers
 
 
 def flatten(model: keras.Model) -> keras.Model:
@@ -94,11 +95,11 @@ def _call(model, inputs):
 def _composites(model) -> list[type]:
     """The user's own classes of layers whose calls only call layers."""
     classes = {}
-    for layer in functional.sublayers(model):
+    for layer in sublayers(model):
         kind = type(layer)
         own = not kind.__module__.startswith(("keras.", "kprune."))
         is_layer = not isinstance(layer, keras.Model)
-        if own and is_layer and functional.sublayers(layer):
+        if own and is_layer and sublayers(layer):
             classes[kind] = None
     return list(classes)
 
@@ -122,7 +123,7 @@ def _open(classes):
 @contextlib.contextmanager
 def _unique_names(model):
     """Within it no two layers have the same name, as in a functional model."""
-    names = {layer: layer.name for layer in functional.sublayers(model)}
+    names = {layer: layer.name for layer in sublayers(model)}
     try:
         for index, layer in enumerate(names):
             layer.name = f"{layer.name}_{index}"

@@ -1,7 +1,8 @@
 """What kprune reads of a Keras model, private attributes included.
 
 Keras has no public way to walk a Functional model. Every private attribute is
-read here and nowhere else; `tests/structure/test_functional.py` pins them.
+read here and nowhere else, but for `kprune.weights.sublayers`;
+`tests/structure/test_functional.py` pins them.
 """
 
 import dataclasses
@@ -10,6 +11,7 @@ import keras
 
 from kprune import weights
 from kprune.layers import PrunableLayer
+from kprune.weights import sublayers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +62,7 @@ def graph_of(model):
 
 
 def is_custom_class(model) -> bool:
-    """Whether a Functional model is of a class that is not Keras's own."""
+    """Whether a model is of a class that is not Keras's own."""
     return not type(model).__module__.startswith("keras.")
 
 
@@ -192,11 +194,6 @@ def attention_projections(layer) -> dict:
     names = ("query", "key", "value", "output", "gate")
     found = {name: getattr(layer, f"_{name}_dense", None) for name in names}
     return {name: part for name, part in found.items() if part is not None}
-
-
-def sublayers(layer) -> list:
-    """All layers below a layer or model, at any depth, each once."""
-    return layer._flatten_layers(include_self=False, recursive=True)
 
 
 def replace_layers(model, new: dict) -> None:

@@ -133,15 +133,15 @@ class Rebuilder:
             _new_input(old, like)
             for old, like in zip(model.inputs, inputs or model.inputs)
         ]
-        if isinstance(model, keras.Sequential):
-            return self._sequential(model, new_inputs)
         if functional.is_custom_class(model):
             warnings.warn(
                 f"Model '{model.name}' is of the class "
-                f"{type(model).__name__}; it comes back as a plain functional "
-                "model, without the methods of that class.",
+                f"{type(model).__name__}; it comes back as a plain model, "
+                "without the methods of that class.",
                 stacklevel=3,
             )
+        if isinstance(model, keras.Sequential):
+            return self._sequential(model, new_inputs)
         values = dict(zip(map(id, model.inputs), new_inputs))
         names = set()
         for call in functional.calls(model):

@@ -5,6 +5,7 @@ import inspect
 import keras
 
 from kprune.structure import functional
+from kprune.weights import sublayers
 
 
 def unwrap(model: keras.Model, value) -> keras.Model:
@@ -23,7 +24,7 @@ def unwrap(model: keras.Model, value) -> keras.Model:
         ValueError: If the class cannot make such a model from its config.
     """
     plain = _made_from_config(model)
-    pairs = zip(functional.sublayers(model), functional.sublayers(plain))
+    pairs = zip(sublayers(model), sublayers(plain))
     # What a layer holds comes after it, and is built before it.
     for old, new in reversed(list(pairs)):
         if old.built and not new.built:

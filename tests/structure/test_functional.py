@@ -4,6 +4,7 @@ import keras
 from keras import layers
 
 from kprune.structure import functional
+from kprune.weights import sublayers
 
 
 def test_calls_of_a_functional_model_come_in_order():
@@ -45,7 +46,7 @@ def test_masks_of_symbolic_tensors():
 def test_sublayers_at_any_depth():
     inner = keras.Sequential([keras.Input((4,)), layers.Dense(2)])
     outer = keras.Sequential([keras.Input((4,)), inner, layers.Dense(3)])
-    found = functional.sublayers(outer)
+    found = sublayers(outer)
     assert inner.layers[0] in found and outer.layers[1] in found
     assert len(found) == len(set(map(id, found)))
 

@@ -14,7 +14,7 @@ from models import (
 )
 
 import kprune
-from kprune.structure import functional
+from kprune.weights import sublayers
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -231,7 +231,7 @@ def test_nothing_of_kprune_is_left(tmp_path):
     stripped = kprune.strip(kprune.prune(convnet(), 0.5))
     assert "kprune" not in stripped.to_json()
     assert "mask" not in stripped.to_json()
-    for layer in functional.sublayers(stripped):
+    for layer in sublayers(stripped):
         assert type(layer).__module__.startswith("keras.")
 
 
