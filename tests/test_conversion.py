@@ -218,8 +218,56 @@ def test_a_class_that_is_lost_is_named():
     assert len(prunable_layers(prunable)) == 1
 
 
+class OwnSequential(keras.Sequential):
+    """A sequential model that trains in its own way."""
+
+    def train_step(self, *args, **kwargs):
+        raise NotImplementedError
+
+
+class OwnStep(keras.Model):
+    """A subclassed model that trains in its own way."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = layers.Dense(2)
+
+    def call(self, x):
+        return self.dense(x)
+
+    def compute_loss(self, *args, **kwargs):
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: OwnSequential([keras.Input((4,)), layers.Dense(2)]),
+            "class OwnSequential",
+        ),
+        (
+            lambda: _built(OwnStep()),
+            r"own compute_loss.*constructor of OwnStep.*PrunableDense\(64\)",
+        ),
+    ],
+)
+def test_training_of_its_own_that_is_lost_is_named(make, message):
+    model = make()
+    with pytest.warns(UserWarning, match=message):
+        prunable = kprune.make_prunable(model)
+    assert len(prunable_layers(prunable)) == 1
+
+
 def _built(model, shape=(1, 4)):
     model(np.ones(shape, "float32"))
+    return model
+
+
+def _quantized():
+    layer = layers.Dense(2, name="small")
+    model = keras.Sequential([keras.Input((4,)), layer])
+    layer.quantize("int8")
     return model
 
 
@@ -232,6 +280,10 @@ def _built(model, shape=(1, 4)):
         (
             lambda: keras.Sequential([keras.Input((2,)), layers.ReLU()]),
             "no layer to prune",
+        ),
+        (
+            lambda: _quantized(),
+            "no layer to prune: none has kernels. 'small': quantized",
         ),
         (
             lambda: kprune.make_prunable(_functional()),

@@ -241,17 +241,20 @@ def test_a_layer_cannot_be_exchanged():
         wrapper.layer = layers.Dense(3)
 
 
-@pytest.mark.parametrize("change", ["enable_lora", "quantize"])
+@pytest.mark.parametrize("change", ["enable_lora", "quantize", "normalize"])
 def test_layers_without_kernels_of_their_own_are_left_alone(change):
-    model = keras.Sequential(
-        [keras.Input((8,)), layers.Dense(4, name="changed"), layers.Dense(2)]
-    )
+    first = layers.Dense(4, name="changed")
+    if change == "normalize":
+        first = layers.SpectralNormalization(first, name="changed")
+    model = keras.Sequential([keras.Input((8,)), first, layers.Dense(2)])
     if change == "quantize":
-        model.layers[0].quantize("int8")
-    else:
-        model.layers[0].enable_lora(2)
-    with pytest.raises(ValueError, match="'changed'.*(LoRA|quantized)"):
-        kprune.PrunableDense(model.layers[0])
+        first.quantize("int8")
+    elif change == "enable_lora":
+        first.enable_lora(2)
+    with pytest.raises(
+        ValueError, match="'changed'.*(LoRA|quantized|spectral)"
+    ):
+        kprune.PrunableLayer(first)
     prunable = kprune.make_prunable(model)
     names = [layer.name for layer in prunable.layers]
     assert names[0] == "changed" and names[1].startswith("prunable_")

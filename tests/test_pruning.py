@@ -71,6 +71,21 @@ def test_weights_come_back_until_they_are_zeroed():
     assert np.count_nonzero(_mask(model)) == 1
 
 
+def test_momentum_brings_nothing_back_that_was_zeroed():
+    model = _dense(np.random.default_rng(0).normal(size=(8, 4)))
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse")
+    x, y = np.ones((16, 8)), np.ones((16, 4))
+    model.fit(x, y, epochs=3, verbose=0)
+    kprune.prune(model, 0.75)
+    model.layers[0].apply_masks()
+    masked = ~_mask(model)
+    model.fit(x, y, epochs=3, verbose=0)
+    # The optimizer moved what is stored.
+    assert numpy(model.layers[0].layer.kernel)[masked].all()
+    kprune.prune(model, 0.25)
+    np.testing.assert_array_equal(_mask(model), ~masked)
+
+
 def test_filters_in_numbers():
     conv = kprune.PrunableConv2D(4, 1, name="conv")
     model = keras.Sequential(
@@ -275,6 +290,12 @@ def test_nothing_to_prune_shows_the_line_to_write():
         ValueError, match=r"'net'[\s\S]*model = kprune.make_prunable\(model\)"
     ):
         kprune.prune(plain, 0.5)
+    for no_model in ("model.keras", None):
+        with pytest.raises(ValueError, match=r"Expected a `keras.Model`"):
+            kprune.prune(no_model, 0.5)
+    unbuilt = keras.Sequential([kprune.PrunableDense(2)], name="net")
+    with pytest.raises(ValueError, match=r"'net' is not built.*keras.Input"):
+        kprune.prune(unbuilt, 0.5)
     frozen = convnet()
     frozen.trainable = False
     with pytest.raises(ValueError, match="frozen.*trainable"):

@@ -333,6 +333,7 @@ def test_weights_of_an_earlier_epoch_are_noticed():
     stopping = keras.callbacks.EarlyStopping(
         monitor="score", mode="max", patience=5, restore_best_weights=True
     )
+    # The scheduler sees it from the last place in the list.
     callbacks = [Scores(), stopping, kprune.PruningScheduler(0.6)]
     with pytest.warns(UserWarning, match="earlier epoch.*OnceFrozen"):
         model.fit(
