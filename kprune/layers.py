@@ -27,9 +27,11 @@ class PrunableLayer(keras.layers.Wrapper):
     """Gives any Keras layer with kernels a mask, and multiplies by it.
 
     In training and in inference the wrapped layer computes with
-    `weight * mask`, so masked weights get no gradient. The masks start with
-    all ones, which leaves the layer as it was. `kprune.prune` and
-    `kprune.PruningScheduler` set them, `kprune.strip` folds them in.
+    `weight * mask`, so masked weights get no gradient of the data (a weight
+    regularizer, which Keras adds outside of the layer, sees what is stored).
+    The masks start with all ones, which leaves the layer as it was.
+    `kprune.prune` and `kprune.PruningScheduler` set them, `kprune.strip`
+    folds them in.
 
     The layer that is passed is the one that trains: pass one of its own to
     every wrapper.
@@ -130,16 +132,19 @@ class PrunableLayer(keras.layers.Wrapper):
     def kernels(self) -> dict:
         """Dict: name of a weight -> the `keras.Variable` that is pruned."""
         found = weights.kernels(self.layer)
-        lost = self._masks.keys() - found.keys()
-        lost -= weights.biases(self.layer).keys()
+        now = {**found, **weights.biases(self.layer)}
+        lost = [
+            name
+            for name, mask in self._masks.items()
+            if name not in now or now[name].shape != mask.shape
+        ]
         if lost:
             raise ValueError(
                 f"Layer '{self.layer.name}' has changed since it was wrapped: "
-                f"its masks are of {sorted(lost)}, which it does not have any "
-                "more, or not as weights that can be pruned. Wrap another "
-                "layer in a new wrapper, keep the names of layers, and call "
-                "`quantize` or `enable_lora` on the model that `kprune.strip` "
-                "returns."
+                f"it has masks for {lost}, and no such weights of their shapes "
+                "that can be pruned. Wrap another layer in a new wrapper, keep "
+                "the names of layers, and call `quantize` or `enable_lora` on "
+                "the model that `kprune.strip` returns."
             )
         return found
 

@@ -239,6 +239,15 @@ def test_a_layer_cannot_be_exchanged():
     wrapper.build((None, 8))
     with pytest.raises(ValueError, match="already built"):
         wrapper.layer = layers.Dense(3)
+    other = layers.Dense(5)
+    other.build((None, 8))
+    object.__setattr__(wrapper, "layer", other)
+    for use in (
+        lambda: wrapper(np.ones((1, 8))),
+        lambda: kprune.prune(keras.Sequential([wrapper]), 0.5),
+    ):
+        with pytest.raises(ValueError, match=r"has changed.*'kernel', 'bias'"):
+            use()
 
 
 @pytest.mark.parametrize("change", ["enable_lora", "quantize", "normalize"])

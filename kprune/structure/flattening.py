@@ -35,8 +35,16 @@ def flatten(model: keras.Model) -> keras.Model:
         flat = _traced(model, [])
     inputs = [_sample(tensor) for tensor in flat.inputs]
     packed = keras.tree.pack_sequence_as(functional.inputs_struct(flat), inputs)
-    expected = keras.tree.flatten(_call(model, packed))
-    for one, other in zip(expected, keras.tree.flatten(flat(packed))):
+    try:
+        expected = keras.tree.flatten(_call(model, packed))
+        received = keras.tree.flatten(flat(packed))
+    except Exception as error:
+        # Whatever a user's own call does with random input.
+        raise ValueError(
+            f"The call of model '{model.name}' cannot run on random input: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    for one, other in zip(expected, received):
         if not np.allclose(
             ops.convert_to_numpy(one),
             ops.convert_to_numpy(other),
