@@ -192,13 +192,14 @@ def parameters(model: keras.Model) -> int:
     Returns:
         Integer. The number of scalars.
     """
-    masks = {
-        id(mask)
-        for layer in functional.prunable_layers(model)
-        for mask in layer.masks.values()
+    wrappers = functional.prunable_layers(model)
+    of_wrappers = {id(w) for wrapper in wrappers for w in wrapper.weights}
+    of_wrappers -= {
+        id(w) for wrapper in wrappers for w in wrapper.layer.weights
     }
-    sizes = [math.prod(w.shape) for w in model.weights if id(w) not in masks]
-    return sum(sizes)
+    return sum(
+        math.prod(w.shape) for w in model.weights if id(w) not in of_wrappers
+    )
 
 
 def _of_model(model) -> Cost:
