@@ -89,8 +89,8 @@ def make_prunable(
     if not wrapped:
         raise ValueError(
             f"Model '{model.name}' has no layer to prune: none has kernels"
-            + (" for which `where` is true. " if where else ". ")
-            + "; ".join(f"'{name}': {why}" for name, why in without.items())
+            + (" for which `where` is true." if where else ".")
+            + "".join(f" '{name}': {why}." for name, why in without.items())
         )
     rebuilder.copy_weights()
     return prunable
