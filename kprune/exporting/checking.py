@@ -16,7 +16,9 @@ _QUANTIZED_TOLERANCE = {"float16": 2e-2, "dynamic": 0.15, "int8": 0.3}
 _INT8_STEPS = 2 / 256
 
 _BATCH_SIZE = 2
-_UNKNOWN_SIZE = 64
+# Tried in turn where a model leaves a size open: deep nets need more than the
+# first, tables of positions have fewer rows.
+_OPEN_SIZES = (64, 128, 256, 16)
 
 
 class Check:
@@ -114,7 +116,7 @@ def outputs_of(model: keras.Model, inputs: list) -> list:
 
 
 def random_batch(model: keras.Model, shapes: list) -> list:
-    """Random arrays of the dtypes of a model's inputs.
+    """Random arrays that a model can be called with.
 
     Args:
         model: A Sequential or Functional model.
@@ -123,11 +125,43 @@ def random_batch(model: keras.Model, shapes: list) -> list:
     Returns:
         List of arrays, one per input: normal floats, or 0 and 1 for integers
         and booleans, which are valid indices of any table of two rows.
+
+    Raises:
+        ValueError: If sizes are open, and the model takes none that is tried.
     """
+    if all(None not in shape[1:] for shape in shapes):
+        return _drawn(model, shapes, None)
+    reason = "its outputs are empty"
+    not_finite = None
+    for size in _OPEN_SIZES:
+        batch = _drawn(model, shapes, size)
+        try:
+            outputs = outputs_of(model, batch)
+        # Layers and backends raise whatever they like.
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            continue
+        if all(output.size for output in outputs):
+            if all(map(_is_finite, outputs)):
+                return batch
+            not_finite = not_finite or batch
+    if not_finite:
+        return not_finite
+    raise ValueError(
+        f"Model '{model.name}' leaves sizes of its inputs open, {shapes}, and "
+        f"could not be checked with any of {_OPEN_SIZES} in their place. Give "
+        "`input_signature` sizes that it takes. A `.keras` file has none: "
+        "make the model with fixed sizes, or write it unchecked with "
+        "`kprune.strip(model).save(path)`. The last size failed with "
+        f"{reason}"
+    )
+
+
+def _drawn(model, shapes, open_size) -> list:
     generator = np.random.default_rng(0)
     inputs = []
     for tensor, shape in zip(model.inputs, shapes):
-        sizes = [_UNKNOWN_SIZE if s is None else s for s in shape[1:]]
+        sizes = [open_size if size is None else size for size in shape[1:]]
         shape = (shape[0] or _BATCH_SIZE, *sizes)
         dtype = keras.backend.standardize_dtype(tensor.dtype)
         if "float" in dtype:
@@ -136,3 +170,7 @@ def random_batch(model: keras.Model, shapes: list) -> list:
             values = generator.integers(2, size=shape)
         inputs.append(values.astype(dtype))
     return inputs
+
+
+def _is_finite(output) -> bool:
+    return bool(np.all(np.isfinite(output.astype(float))))
