@@ -13,7 +13,10 @@ _TOLERANCE = {"bfloat16": 5e-2, "float16": 2e-2, "float32": 1e-3}
 # Steps of 8 bits add up from layer to layer.
 _QUANTIZED_TOLERANCE = {"float16": 2e-2, "dynamic": 0.15, "int8": 0.3}
 # LiteRT's softmax has steps of 1/256 in int8, however small its outputs are.
+# They excuse this much of the largest output at most, so that a file of
+# nothing but zeros never passes.
 _INT8_STEPS = 2 / 256
+_INT8_STEPS_SHARE = 0.2
 
 _BATCH_SIZE = 2
 # Tried in turn where a model leaves a size open: deep nets need more than the
@@ -50,10 +53,20 @@ class Check:
             Float. The largest absolute difference over all outputs.
 
         Raises:
-            RuntimeError: If an output differs by more than rounding explains,
-                or is nan.
+            RuntimeError: If an output has another shape, differs by more than
+                rounding explains, or is nan or infinite.
         """
         received = [run(batch) for batch in self.batches]
+        for expected, outputs in zip(self.expected, received):
+            shapes = [np.shape(x) for x in outputs]
+            wanted = [np.shape(x) for x in expected]
+            if shapes != wanted:
+                raise RuntimeError(
+                    "The written file does not compute what model "
+                    f"'{self.model.name}' does: its outputs have the shapes "
+                    f"{shapes}, those of the model {wanted}. Give "
+                    "`input_signature` fixed sizes, or take another format."
+                )
         columns = zip(zip(*self.expected), zip(*received))
         return max(
             self._compare(tensor, *column)
@@ -63,8 +76,15 @@ class Check:
     def _compare(self, tensor, expected, received) -> float:
         wanted = np.concatenate([np.ravel(x) for x in expected]).astype(float)
         got = np.concatenate([np.ravel(x) for x in received])
-        difference = float(np.max(np.abs(wanted - got), initial=0.0))
         scale = float(np.max(np.abs(wanted), initial=0.0))
+        if not np.isfinite(scale):
+            raise RuntimeError(
+                f"Output '{tensor.name}' of model '{self.model.name}' is nan "
+                "or infinite, so that no file can be compared with it. Check "
+                "the model for nan weights, for a division by zero, and for "
+                "sums too large for its dtype."
+            )
+        difference = float(np.max(np.abs(wanted - got), initial=0.0))
         dtype = keras.backend.standardize_dtype(tensor.dtype)
         if self.quantize and "float" not in dtype:
             # A class, say: rounded weights may decide for another.
@@ -74,7 +94,7 @@ class Check:
         )
         allowed = share * max(scale, 1e-6)
         if self.quantize == "int8":
-            allowed += _INT8_STEPS
+            allowed += min(_INT8_STEPS, _INT8_STEPS_SHARE * scale)
         if not difference <= allowed:
             raise RuntimeError(
                 f"The written file does not compute what model "
@@ -88,12 +108,14 @@ class Check:
         if self.quantize == "int8":
             return (
                 "Check that `representative_data` looks like what the model "
-                "will see, or take `quantize='float16'`."
+                "will see, export a softmax over many classes without the "
+                "softmax, whose steps of 1/256 are larger than its outputs, "
+                "or take `quantize='float16'`."
             )
         return (
-            "Check the model for nan weights, for operations that are random "
-            "in inference, and for outputs that a rounding of the input "
-            "changes as much, as in deep nets that were never trained."
+            "Check the model for operations that are random in inference, and "
+            "for outputs that a rounding of the input changes as much, as in "
+            "deep nets that were never trained."
         )
 
 
