@@ -8,9 +8,12 @@ import warnings
 import keras
 import numpy as np
 
+from kprune import flatbuffer
 from kprune.exporting import full_precision, saved_model, signature
 
 QUANTIZATIONS = ("float16", "dynamic", "int8")
+# Operators between floats and what is no float, which compute nothing.
+_CONVERSIONS = ("CAST", "DEQUANTIZE", "QUANTIZE")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,6 +133,25 @@ def _said(error: Exception) -> str:
     lines = re.findall(r"^.* ops: .*$", str(error), re.MULTILINE)
     lines = lines or re.findall(r"'tf\.\w+' op .*$", str(error), re.MULTILINE)
     return "; ".join(dict.fromkeys(lines)) or str(error)
+
+
+def float_operators(path: pathlib.Path) -> list[str]:
+    """The operators of a file that compute with floats.
+
+    Args:
+        path: The file.
+
+    Returns:
+        List of strings, as the format names them, such as `"CONV_3D"`.
+    """
+    found = set()
+    for graph in flatbuffer.read(path):
+        for operator in graph.operators:
+            indices = (*operator.inputs, *operator.outputs)
+            types = {graph.tensors[i].type for i in indices if i >= 0}
+            if "FLOAT32" in types and operator.kind not in _CONVERSIONS:
+                found.add(operator.kind)
+    return sorted(found)
 
 
 def load(path: pathlib.Path, model: keras.Model):
