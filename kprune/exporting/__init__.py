@@ -46,7 +46,7 @@ class ExportResult:
         note: String. What is not as one would think of a `.tflite`: which
             operators of an int8 file compute with floats; why the file is
             not sparse although that was asked for, or would have made it
-            smaller. Else empty.
+            smaller; that the sparse file is larger after gzip. Else empty.
 
     Example:
 
@@ -112,11 +112,13 @@ def export(
         integer_io: Boolean. Of `"int8"`: whether inputs and outputs are int8
             as well, instead of floats.
         sparse: Of a `.tflite`: whether zeros are left out of the file. It
-            gets smaller, not faster, and takes longer to load. `"auto"` does
-            so with floats where the file gets smaller; `True` with 8 bits as
-            well, though few such files run, and after gzip the plain one is
-            smaller. A file that LiteRT's default interpreter does not run is
-            never written; then the plain one is, and `note` says so.
+            gets smaller, not faster, and takes longer to load. After gzip it
+            can be up to a quarter larger than the plain one, which `note`
+            then says: for an app store, which compresses, take `False`.
+            `"auto"` does so with floats where the file gets smaller; `True`
+            with 8 bits as well, though few such files run. A file that
+            LiteRT's default interpreter does not run is never written; then
+            the plain one is, and `note` says so.
         input_signature: The shapes of the inputs, each a tuple that starts
             with the batch size (`None` for any) or a `keras.InputSpec`; a
             list or dict of them for several inputs. `None`: the model's own,
