@@ -43,8 +43,10 @@ class ExportResult:
             the outputs of the stripped model and of the file loaded again, on
             random input, or on some of the representative data.
         is_sparse: Boolean. Whether zeros are left out of the file.
-        note: String. Why a `.tflite` is not sparse although that was asked
-            for, or would have made it smaller; else empty.
+        note: String. What is not as one would think of a `.tflite`: which
+            operators of an int8 file compute with floats; why the file is
+            not sparse although that was asked for, or would have made it
+            smaller; that the sparse file is larger after gzip. Else empty.
 
     Example:
 
@@ -110,11 +112,13 @@ def export(
         integer_io: Boolean. Of `"int8"`: whether inputs and outputs are int8
             as well, instead of floats.
         sparse: Of a `.tflite`: whether zeros are left out of the file. It
-            gets smaller, not faster, and takes longer to load. `"auto"` does
-            so with floats where the file gets smaller; `True` with 8 bits as
-            well, though few such files run, and after gzip the plain one is
-            smaller. A file that LiteRT's default interpreter does not run is
-            never written; then the plain one is, and `note` says so.
+            gets smaller, not faster, and takes longer to load. After gzip it
+            can be up to a quarter larger than the plain one, which `note`
+            then says: for an app store, which compresses, take `False`.
+            `"auto"` does so with floats where the file gets smaller; `True`
+            with 8 bits as well, though few such files run. A file that
+            LiteRT's default interpreter does not run is never written; then
+            the plain one is, and `note` says so.
         input_signature: The shapes of the inputs, each a tuple that starts
             with the batch size (`None` for any) or a `keras.InputSpec`; a
             list or dict of them for several inputs. `None`: the model's own,
@@ -194,7 +198,7 @@ _CHECKED_BATCHES = 8
 
 
 def _write_tflite(model, path, shapes, options, sparse):
-    """Returns the largest difference, whether it is sparse, and why not."""
+    """Returns the largest difference, whether it is sparse, and a note."""
     if options.batches is None:
         batches = [checking.random_batch(model, shapes)]
     else:
@@ -202,16 +206,31 @@ def _write_tflite(model, path, shapes, options, sparse):
     check = checking.Check(model, batches, options.quantize)
     litert.write(model, path, shapes, options)
     difference = check.difference(litert.load(path, model))
-    if not sparse or (
-        sparse == "auto" and options.quantize in ("dynamic", "int8")
-    ):
-        return difference, False, ""
-    of_sparse, note = sparse_file.replace(model, path, shapes, options, check)
-    if of_sparse is not None:
-        return of_sparse, True, ""
-    if sparse is True and not note:
-        note = "A sparse file is not smaller: too few weights are zero."
-    return difference, False, note
+    is_eight_bits = options.quantize in ("dynamic", "int8")
+    of_sparse, note = None, ""
+    if sparse is True or (sparse and not is_eight_bits):
+        of_sparse, note = sparse_file.replace(
+            model, path, shapes, options, check
+        )
+        if of_sparse is None and sparse is True and not note:
+            note = "A sparse file is not smaller: too few weights are zero."
+    notes = [note, _note_on_floats(path) if options.quantize == "int8" else ""]
+    return (
+        difference if of_sparse is None else of_sparse,
+        of_sparse is not None,
+        " ".join(filter(None, notes)),
+    )
+
+
+def _note_on_floats(path) -> str:
+    """What to say of an int8 file that is not all in 8 bits."""
+    kinds = litert.float_operators(path)
+    if not kinds:
+        return ""
+    return (
+        "Not all of the file computes in 8 bits, as LiteRT's kernels do not "
+        f"allow it. With floats: {', '.join(kinds)}."
+    )
 
 
 def _check_tflite_only(format, quantize, sparse) -> None:

@@ -13,10 +13,15 @@ _TOLERANCE = {"bfloat16": 5e-2, "float16": 2e-2, "float32": 1e-3}
 # Steps of 8 bits add up from layer to layer.
 _QUANTIZED_TOLERANCE = {"float16": 2e-2, "dynamic": 0.15, "int8": 0.3}
 # LiteRT's softmax has steps of 1/256 in int8, however small its outputs are.
+# They excuse this much of the largest output at most, so that a file of
+# nothing but zeros never passes.
 _INT8_STEPS = 2 / 256
+_INT8_STEPS_SHARE = 0.2
 
 _BATCH_SIZE = 2
-_UNKNOWN_SIZE = 64
+# Tried in turn where a model leaves a size open: deep nets need more than the
+# first, tables of positions have fewer rows.
+_OPEN_SIZES = (64, 128, 256, 16)
 
 
 class Check:
@@ -48,10 +53,20 @@ class Check:
             Float. The largest absolute difference over all outputs.
 
         Raises:
-            RuntimeError: If an output differs by more than rounding explains,
-                or is nan.
+            RuntimeError: If an output has another shape, differs by more than
+                rounding explains, or is nan or infinite.
         """
         received = [run(batch) for batch in self.batches]
+        for expected, outputs in zip(self.expected, received):
+            shapes = [np.shape(x) for x in outputs]
+            wanted = [np.shape(x) for x in expected]
+            if shapes != wanted:
+                raise RuntimeError(
+                    "The written file does not compute what model "
+                    f"'{self.model.name}' does: its outputs have the shapes "
+                    f"{shapes}, those of the model {wanted}. Give "
+                    "`input_signature` fixed sizes, or take another format."
+                )
         columns = zip(zip(*self.expected), zip(*received))
         return max(
             self._compare(tensor, *column)
@@ -61,8 +76,15 @@ class Check:
     def _compare(self, tensor, expected, received) -> float:
         wanted = np.concatenate([np.ravel(x) for x in expected]).astype(float)
         got = np.concatenate([np.ravel(x) for x in received])
-        difference = float(np.max(np.abs(wanted - got), initial=0.0))
         scale = float(np.max(np.abs(wanted), initial=0.0))
+        if not np.isfinite(scale):
+            raise RuntimeError(
+                f"Output '{tensor.name}' of model '{self.model.name}' is nan "
+                "or infinite, so that no file can be compared with it. Check "
+                "the model for nan weights, for a division by zero, and for "
+                "sums too large for its dtype."
+            )
+        difference = float(np.max(np.abs(wanted - got), initial=0.0))
         dtype = keras.backend.standardize_dtype(tensor.dtype)
         if self.quantize and "float" not in dtype:
             # A class, say: rounded weights may decide for another.
@@ -72,7 +94,7 @@ class Check:
         )
         allowed = share * max(scale, 1e-6)
         if self.quantize == "int8":
-            allowed += _INT8_STEPS
+            allowed += min(_INT8_STEPS, _INT8_STEPS_SHARE * scale)
         if not difference <= allowed:
             raise RuntimeError(
                 f"The written file does not compute what model "
@@ -86,12 +108,14 @@ class Check:
         if self.quantize == "int8":
             return (
                 "Check that `representative_data` looks like what the model "
-                "will see, or take `quantize='float16'`."
+                "will see, export a softmax over many classes without the "
+                "softmax, whose steps of 1/256 are larger than its outputs, "
+                "or take `quantize='float16'`."
             )
         return (
-            "Check the model for nan weights, for operations that are random "
-            "in inference, and for outputs that a rounding of the input "
-            "changes as much, as in deep nets that were never trained."
+            "Check the model for operations that are random in inference, and "
+            "for outputs that a rounding of the input changes as much, as in "
+            "deep nets that were never trained."
         )
 
 
@@ -114,7 +138,7 @@ def outputs_of(model: keras.Model, inputs: list) -> list:
 
 
 def random_batch(model: keras.Model, shapes: list) -> list:
-    """Random arrays of the dtypes of a model's inputs.
+    """Random arrays that a model can be called with.
 
     Args:
         model: A Sequential or Functional model.
@@ -123,11 +147,43 @@ def random_batch(model: keras.Model, shapes: list) -> list:
     Returns:
         List of arrays, one per input: normal floats, or 0 and 1 for integers
         and booleans, which are valid indices of any table of two rows.
+
+    Raises:
+        ValueError: If sizes are open, and the model takes none that is tried.
     """
+    if all(None not in shape[1:] for shape in shapes):
+        return _drawn(model, shapes, None)
+    reason = "its outputs are empty"
+    not_finite = None
+    for size in _OPEN_SIZES:
+        batch = _drawn(model, shapes, size)
+        try:
+            outputs = outputs_of(model, batch)
+        # Layers and backends raise whatever they like.
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            continue
+        if all(output.size for output in outputs):
+            if all(map(_is_finite, outputs)):
+                return batch
+            not_finite = not_finite or batch
+    if not_finite:
+        return not_finite
+    raise ValueError(
+        f"Model '{model.name}' leaves sizes of its inputs open, {shapes}, and "
+        f"could not be checked with any of {_OPEN_SIZES} in their place. Give "
+        "`input_signature` sizes that it takes. A `.keras` file has none: "
+        "make the model with fixed sizes, or write it unchecked with "
+        "`kprune.strip(model).save(path)`. The last size failed with "
+        f"{reason}"
+    )
+
+
+def _drawn(model, shapes, open_size) -> list:
     generator = np.random.default_rng(0)
     inputs = []
     for tensor, shape in zip(model.inputs, shapes):
-        sizes = [_UNKNOWN_SIZE if s is None else s for s in shape[1:]]
+        sizes = [open_size if size is None else size for size in shape[1:]]
         shape = (shape[0] or _BATCH_SIZE, *sizes)
         dtype = keras.backend.standardize_dtype(tensor.dtype)
         if "float" in dtype:
@@ -136,3 +192,7 @@ def random_batch(model: keras.Model, shapes: list) -> list:
             values = generator.integers(2, size=shape)
         inputs.append(values.astype(dtype))
     return inputs
+
+
+def _is_finite(output) -> bool:
+    return bool(np.all(np.isfinite(output.astype(float))))

@@ -8,9 +8,12 @@ import warnings
 import keras
 import numpy as np
 
-from kprune.exporting import saved_model, signature
+from kprune import flatbuffer
+from kprune.exporting import full_precision, saved_model, signature
 
 QUANTIZATIONS = ("float16", "dynamic", "int8")
+# Operators between floats and what is no float, which compute nothing.
+_CONVERSIONS = ("CAST", "DEQUANTIZE", "QUANTIZE")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +43,8 @@ def write(
     """Writes a model as a `.tflite` file with built-in operations only.
 
     Args:
-        model: A plain Keras model.
+        model: A plain Keras model. One of half precision is written so that
+            it computes in float32.
         path: `pathlib.Path` of the file.
         shapes: List of tuples: the shape of each input, batch size first.
         options: `Options`.
@@ -57,7 +61,7 @@ def write(
 
     folder = path.with_name("kprune_saved_model")
     if not folder.exists():
-        saved_model.write(model, folder, shapes)
+        saved_model.write(full_precision.in_float32(model), folder, shapes)
     converter = tf.lite.TFLiteConverter.from_saved_model(
         str(folder), signature_keys=["serving_default"]
     )
@@ -119,7 +123,8 @@ def _has_loop(folder: pathlib.Path) -> bool:
 
 def _other_dtypes(model: keras.Model) -> str:
     """What to add to an error for a model that is not all float32."""
-    dtypes = {layer.compute_dtype for layer in model.layers} - {"float32"}
+    known = {"float32", *full_precision.HALF}
+    dtypes = {layer.compute_dtype for layer in model.layers} - known
     return f" The model computes in {sorted(dtypes)}." if dtypes else ""
 
 
@@ -128,6 +133,25 @@ def _said(error: Exception) -> str:
     lines = re.findall(r"^.* ops: .*$", str(error), re.MULTILINE)
     lines = lines or re.findall(r"'tf\.\w+' op .*$", str(error), re.MULTILINE)
     return "; ".join(dict.fromkeys(lines)) or str(error)
+
+
+def float_operators(path: pathlib.Path) -> list[str]:
+    """The operators of a file that compute with floats.
+
+    Args:
+        path: The file.
+
+    Returns:
+        List of strings, as the format names them, such as `"CONV_3D"`.
+    """
+    found = set()
+    for graph in flatbuffer.read(path):
+        for operator in graph.operators:
+            indices = (*operator.inputs, *operator.outputs)
+            types = {graph.tensors[i].type for i in indices if i >= 0}
+            if "FLOAT32" in types and operator.kind not in _CONVERSIONS:
+                found.add(operator.kind)
+    return sorted(found)
 
 
 def load(path: pathlib.Path, model: keras.Model):

@@ -20,7 +20,8 @@ def write(model: keras.Model, path: pathlib.Path, shapes: list) -> None:
         shapes: List of tuples: the shape of each input, batch size first.
 
     Raises:
-        ValueError: If the packages that it takes are not installed.
+        ValueError: If the packages that it takes are not installed, or Keras's
+            exporter fails.
     """
     missing = [name for name in _PACKAGES if not importlib.util.find_spec(name)]
     if missing:
@@ -38,9 +39,24 @@ def write(model: keras.Model, path: pathlib.Path, shapes: list) -> None:
         for tensor, shape, name in zip(model.inputs, shapes, names)
     ]
     struct = keras.tree.pack_sequence_as(functional.inputs_struct(model), specs)
-    model.export(
-        str(path), format="onnx", verbose=False, input_signature=[struct]
-    )
+    try:
+        model.export(
+            str(path), format="onnx", verbose=False, input_signature=[struct]
+        )
+    except OSError:  # a full disk
+        raise
+    # The exporter raises whatever its parts do.
+    except Exception as error:
+        raise ValueError(
+            f"Keras's exporter cannot write model '{model.name}' as an "
+            "`.onnx` file. Leave out the layer or the nesting of inputs that "
+            "it names, or export a SavedModel or a `.tflite` instead. "
+            f"{_said(error)}"
+        ) from error
+
+
+def _said(error: Exception) -> str:
+    return f"It says: {type(error).__name__}: {error}"
 
 
 def load(path: pathlib.Path, model: keras.Model):
@@ -53,17 +69,38 @@ def load(path: pathlib.Path, model: keras.Model):
     Returns:
         Callable from a list of arrays, one per input, to a list of arrays,
         one per output.
+
+    Raises:
+        ValueError: If ONNX Runtime does not take the file.
     """
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(
-        str(path), providers=["CPUExecutionProvider"]
-    )
+    try:
+        session = onnxruntime.InferenceSession(
+            str(path), providers=["CPUExecutionProvider"]
+        )
+    # Each of its errors has a class of its own below Exception.
+    except Exception as error:
+        raise ValueError(
+            f"ONNX Runtime does not load the `.onnx` file of model "
+            f"'{model.name}': Keras's exporter wrote an operation that ONNX "
+            "does not have. Leave that operation out of the model, such as an "
+            "`ops.argmax` at its end, or export a SavedModel or a `.tflite`. "
+            f"{_said(error)}"
+        ) from error
     names = signature.names_of(model)
     known = {node.name for node in session.get_inputs()}
 
     def run(inputs):
         given = dict(zip(names, inputs))
-        return session.run(None, {n: given[n] for n in names if n in known})
+        fed = {n: given[n] for n in names if n in known}
+        try:
+            return session.run(None, fed)
+        except Exception as error:
+            raise ValueError(
+                f"ONNX Runtime does not run the `.onnx` file of model "
+                f"'{model.name}'. Give `input_signature` fixed sizes, or "
+                f"export a SavedModel or a `.tflite`. {_said(error)}"
+            ) from error
 
     return run

@@ -45,6 +45,31 @@ def test_auto_takes_the_smaller_file(tmp_path):
     assert not dense.is_sparse and not dense.note
 
 
+@pytest.mark.parametrize("quantize", [None, "float16"])
+def test_a_sparse_file_that_is_the_larger_download_says_so(tmp_path, quantize):
+    path = tmp_path / "model.tflite"
+    model = keras.Sequential(
+        [
+            keras.Input((16, 16, 3)),
+            kprune.PrunableConv2D(16, 3, granularity="unstructured"),
+            layers.MaxPooling2D(4),
+            layers.Flatten(),
+            kprune.PrunableDense(64),
+        ]
+    )
+    kprune.prune(model, 0.8)
+    plain = kprune.export(model, path, quantize=quantize, sparse=False)
+    sparse = kprune.export(model, path, quantize=quantize)
+    assert sparse.is_sparse and sparse.bytes < plain.bytes
+    assert not plain.note
+    sizes = (f"{sparse.gzip_bytes:,} bytes", f"one has {plain.gzip_bytes:,}.")
+    is_larger = sparse.gzip_bytes > plain.gzip_bytes
+    assert [size in sparse.note for size in sizes] == [is_larger] * 2
+    assert is_larger or not sparse.note
+    if quantize:
+        assert is_larger
+
+
 def test_dense_models_are_converted_once(tmp_path, monkeypatch):
     calls = []
     write = litert.write

@@ -1,0 +1,125 @@
+"""Models of half precision, as `.tflite` files that compute in float32."""
+
+import keras
+import numpy as np
+import pytest
+from files import on_tensorflow
+from keras import layers, ops
+from live import enliven
+
+import kprune
+from kprune.exporting.full_precision import in_float32
+
+
+@pytest.fixture
+def policy(request):
+    """Runs a test under a policy of Keras."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(request.param)
+    yield request.param
+    keras.config.set_dtype_policy(before)
+
+
+of_every_policy = pytest.mark.parametrize(
+    "policy",
+    ["mixed_float16", "mixed_bfloat16", "float16", "bfloat16"],
+    indirect=True,
+)
+
+
+def _x(*shape):
+    return np.random.default_rng(0).normal(size=shape).astype("float32")
+
+
+def _convnet():
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            kprune.PrunableConv2D(8, 3, use_bias=False),
+            layers.BatchNormalization(),
+            layers.ReLU(),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(4),
+            layers.Activation("softmax", dtype="float32"),
+        ]
+    )
+    enliven(model, _x(8, 8, 8, 3))
+    return kprune.prune(model, 0.5)
+
+
+@on_tensorflow
+@of_every_policy
+@pytest.mark.parametrize("quantize", [None, "int8"])
+def test_a_tflite_of_half_precision(tmp_path, policy, quantize):
+    from ai_edge_litert.interpreter import Interpreter
+
+    model = _convnet()
+    x = _x(8, 8, 8, 3)
+    expected = ops.convert_to_numpy(model(x))
+    path = tmp_path / "model.tflite"
+    kprune.export(
+        model,
+        path,
+        quantize=quantize,
+        representative_data=x if quantize else None,
+    )
+    runner = Interpreter(str(path)).get_signature_runner()
+    (name,) = runner.get_input_details()
+    received = [runner(**{name: x[i : i + 1]})["output_0"][0] for i in range(8)]
+    assert expected.std() > 0.01
+    np.testing.assert_allclose(
+        np.array(received), expected, atol=0.05 if quantize else 0.02
+    )
+    # The model that was passed still is what it was.
+    assert model.layers[0].dtype_policy.name == policy
+    np.testing.assert_array_equal(ops.convert_to_numpy(model(x)), expected)
+
+
+class Own(layers.Layer):
+    """A layer that makes another, which no config tells of."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = layers.Dense(6)
+
+    def build(self, shape):
+        self.dense.build(shape)
+
+    def call(self, x):
+        return self.dense(x)
+
+
+@of_every_policy
+def test_every_layer_computes_in_float32(policy):
+    inputs = keras.Input((5, 6))
+    inner = keras.Sequential([keras.Input((5, 6)), layers.Dense(6)])
+    x = layers.Bidirectional(
+        layers.LSTM(
+            3, return_sequences=True, recurrent_initializer="glorot_normal"
+        )
+    )(inputs)
+    x = layers.TimeDistributed(layers.Dense(6))(x)
+    x = layers.TimeDistributed(keras.Sequential([layers.Dense(6)]))(x)
+    x = layers.MultiHeadAttention(2, 3)(x, x)
+    x = layers.Lambda(lambda x: x + 1)(Own()(inner(x)))
+    x = ops.cast(ops.cast(x, "float32") * 2, "float16")
+    model = keras.Model(inputs, layers.Dense(2)(x))
+    new = in_float32(model)
+    dtypes = {layer.compute_dtype for layer in kprune.weights.sublayers(new)}
+    assert dtypes == {"float32"}
+    x = _x(2, 5, 6)
+    received = ops.convert_to_numpy(new(x))
+    assert received.dtype == "float32"
+    expected = ops.convert_to_numpy(model(x)).astype("float32")
+    np.testing.assert_allclose(
+        received, expected, atol=0.05 * np.abs(expected).max()
+    )
+    assert keras.config.dtype_policy().name == policy
+    assert model.layers[1].compute_dtype != "float32"
+
+
+def test_float32_and_quantized_layers_stay():
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(8)])
+    assert in_float32(model) is model
+    model.quantize("int8")
+    assert in_float32(model) is model
