@@ -84,7 +84,9 @@ def export(
 
     - SavedModel (a folder): about one copy of the weights. It has `serve`,
       which `keras.layers.TFSMLayer` calls, and the signature
-      `serving_default`.
+      `serving_default`, in which outputs have the keys of a model whose
+      outputs are a dict, else the names `output_0` and so on; a `.tflite`
+      has the same.
     - `.tflite`: built-in operations only, batch size 1, for the LiteRT
       interpreter.
     - `.onnx`: by Keras's own exporter; needs `pip install "kprune[onnx]"`.

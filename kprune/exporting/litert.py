@@ -59,7 +59,8 @@ def write(
     # TensorFlow has no public name for it.
     from tensorflow.lite.python.convert_phase import ConverterError
 
-    folder = path.with_name("kprune_saved_model")
+    # The same one for the plain file and the sparse one.
+    folder = path.with_suffix(".kprune_saved_model")
     if not folder.exists():
         saved_model.write(full_precision.in_float32(model), folder, shapes)
     converter = tf.lite.TFLiteConverter.from_saved_model(
@@ -170,6 +171,7 @@ def load(path: pathlib.Path, model: keras.Model):
     interpreter = Interpreter(model_path=str(path))
     runner = interpreter.get_signature_runner("serving_default")
     names = signature.names_of(model)
+    output_names = signature.output_names_of(model)
 
     def run(inputs):
         # Inputs that the model does not use are not in the file.
@@ -181,8 +183,7 @@ def load(path: pathlib.Path, model: keras.Model):
         }
         outputs = runner(**given)
         details = runner.get_output_details()
-        keys = [f"output_{i}" for i in range(len(outputs))]
-        return [_real(outputs[key], details[key]) for key in keys]
+        return [_real(outputs[key], details[key]) for key in output_names]
 
     return run
 

@@ -4,18 +4,22 @@ Keras chooses its backend once a process, so a second process with the
 TensorFlow backend does the writing; a `.keras` file carries the model there.
 """
 
+import errno
 import importlib
 import json
 import os
 import pathlib
 import subprocess
 import sys
+import traceback
 
 import keras
 
 from kprune.loading import load_model
 
 _MODULE = "kprune.exporting.other_backend"
+# The process ends with this and the number of an error of the file system.
+_OS_ERROR = 100
 
 
 def write(
@@ -31,8 +35,9 @@ def write(
 
     Raises:
         ValueError: If the process fails, with what it said and what to do.
+        OSError: If it cannot write, such as on a full disk.
     """
-    source = path.with_name("for_tensorflow.keras")
+    source = path.with_name(f"{path.name}.keras")
     model.save(source)
     finished = subprocess.run(
         [
@@ -48,6 +53,9 @@ def write(
         capture_output=True,
         text=True,
     )
+    if finished.returncode > _OS_ERROR:
+        number = finished.returncode - _OS_ERROR
+        raise OSError(number, os.strerror(number))
     if finished.returncode:
         last_lines = "\n".join(finished.stderr.splitlines()[-3:])
         raise ValueError(
@@ -63,7 +71,11 @@ def _main(source: str, path: str, writer: str, shapes: str) -> None:
     module = importlib.import_module(writer)
     # The process that started this one runs the same model.
     model = load_model(source, safe_mode=False)
-    module.write(model, pathlib.Path(path), json.loads(shapes))
+    try:
+        module.write(model, pathlib.Path(path), json.loads(shapes))
+    except OSError as error:
+        traceback.print_exc()
+        sys.exit(_OS_ERROR + (error.errno or errno.EIO))
 
 
 if __name__ == "__main__":

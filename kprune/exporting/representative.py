@@ -77,7 +77,10 @@ def _read(model, data):
 
 def _is_one_batch(model, data) -> bool:
     if isinstance(data, (list, tuple)):
-        return len(model.inputs) > 1 and len(data) == len(model.inputs)
+        # As many batches could be as many dicts or lists of arrays.
+        are_arrays = all(hasattr(item, "shape") for item in data)
+        fits = len(data) == len(model.inputs) > 1
+        return fits and are_arrays
     return hasattr(data, "shape") or isinstance(data, dict)
 
 

@@ -37,6 +37,7 @@ def write(model: keras.Model, path: pathlib.Path, shapes: list) -> None:
     import tensorflow as tf
 
     names = signature.names_of(model)
+    output_names = signature.output_names_of(model)
     specs = {
         name: tf.TensorSpec(shape, tensor.dtype, name=name)
         for name, tensor, shape in zip(names, model.inputs, shapes)
@@ -64,7 +65,7 @@ def write(model: keras.Model, path: pathlib.Path, shapes: list) -> None:
     @tf.function(autograph=False)
     def serving_default(**tensors):
         outputs = graph(*[tensors[name] for name in specs])
-        return {f"output_{i}": x for i, x in enumerate(outputs)}
+        return dict(zip(output_names, outputs))
 
     module = tf.Module()
     module.serve = serve
@@ -97,11 +98,12 @@ def load(path: pathlib.Path, model: keras.Model):
     loaded = tf.saved_model.load(str(path))
     serving_default = loaded.signatures["serving_default"]
     names = signature.names_of(model)
+    output_names = signature.output_names_of(model)
 
     def run(inputs):
         tensors = {n: tf.constant(x) for n, x in zip(names, inputs)}
         outputs = serving_default(**tensors)
-        return [outputs[f"output_{i}"].numpy() for i in range(len(outputs))]
+        return [outputs[name].numpy() for name in output_names]
 
     # What holds the variables must live as long as the signature.
     run.loaded = loaded

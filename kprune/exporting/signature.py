@@ -1,5 +1,7 @@
-"""The inputs of a file: their order, their names and their shapes."""
+"""The inputs and outputs of a file: their order, names and shapes."""
 
+import keyword
+import numbers
 import re
 
 import keras
@@ -29,12 +31,35 @@ def names_of(model: keras.Model) -> list[str]:
         List of strings, one per input: Keras's own, with an underscore for
         what TensorFlow does not allow in a name.
     """
-    names = []
-    for name in keras_names(model):
+    return _valid(keras_names(model), "input")
+
+
+def output_names_of(model: keras.Model) -> list[str]:
+    """Names of the outputs that every format can take.
+
+    Args:
+        model: A Sequential or Functional model.
+
+    Returns:
+        List of strings, one per output: the keys of a dict of outputs, as
+        `names_of` changes them, else `output_0` and so on.
+    """
+    struct = functional.outputs_struct(model)
+    paths = [path for path, _ in keras.tree.flatten_with_path(struct)]
+    if isinstance(struct, dict) and all(len(path) == 1 for path in paths):
+        return _valid([str(key) for (key,) in paths], "output")
+    return [f"output_{index}" for index in range(len(paths))]
+
+
+def _valid(names: list[str], prefix: str) -> list[str]:
+    """The names as TensorFlow and Python's arguments allow them, each once."""
+    valid = []
+    for name in names:
         name = re.sub(r"[^A-Za-z0-9_]", "_", name)
-        name = name if name[:1].isalnum() else f"input_{name}"
-        names.append(name if name not in names else f"{name}_{len(names)}")
-    return names
+        if not name[:1].isalpha() or keyword.iskeyword(name) or name == "self":
+            name = f"{prefix}_{name}"
+        valid.append(name if name not in valid else f"{name}_{len(valid)}")
+    return valid
 
 
 def in_order(model: keras.Model, given: dict, argument: str) -> list:
@@ -111,7 +136,10 @@ def shapes_of(model: keras.Model, batch_size: int | None, given) -> list:
                 f"'{name}', which takes {tuple(tensor.shape)}. "
                 "Batch sizes come first."
             )
-    return [tuple(shape) for shape in shapes]
+    return [
+        tuple(None if size is None else int(size) for size in shape)
+        for shape in shapes
+    ]
 
 
 def _items(given) -> list:
@@ -120,5 +148,6 @@ def _items(given) -> list:
 
 def _is_shape(given) -> bool:
     return isinstance(given, (list, tuple)) and all(
-        size is None or (isinstance(size, int) and size > 0) for size in given
+        size is None or (isinstance(size, numbers.Integral) and size > 0)
+        for size in given
     )

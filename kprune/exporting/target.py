@@ -102,6 +102,8 @@ def temporary_folder(path: pathlib.Path):
         ValueError: If no folder can be made there.
         OSError: If writing fails in it, such as on a full disk.
     """
+    above = [path.parent, *path.parent.parents]
+    made = [folder for folder in above if not folder.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = tempfile.mkdtemp(prefix=".kprune-", dir=path.parent)
@@ -120,6 +122,10 @@ def temporary_folder(path: pathlib.Path):
         ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        # Where nothing was written no new folders stay.
+        with contextlib.suppress(OSError):
+            for empty in made:
+                empty.rmdir()
 
 
 def move(written: pathlib.Path, path: pathlib.Path) -> None:
@@ -133,7 +139,7 @@ def move(written: pathlib.Path, path: pathlib.Path) -> None:
         written.replace(path)
         return
     # A folder cannot be renamed onto one that is not empty.
-    before = written.with_name("kprune_before")
+    before = written.with_name(f"{written.name}.before")
     path.rename(before)
     try:
         written.rename(path)

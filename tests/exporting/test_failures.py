@@ -16,7 +16,13 @@ from keras import layers
 from models import Untraceable
 
 import kprune
-from kprune.exporting import checking, keras_file, litert, saved_model
+from kprune.exporting import (
+    checking,
+    keras_file,
+    litert,
+    other_backend,
+    saved_model,
+)
 
 
 def _small(sparsity=0.0):
@@ -253,3 +259,35 @@ def test_files_that_are_no_keras_files(tmp_path):
     with pytest.raises(ValueError, match="cannot be loaded as a Keras model"):
         kprune.export(tmp_path / "foreign.keras", target)
     assert not target.exists()
+
+
+def test_a_disk_that_is_full_in_the_other_process(tmp_path, monkeypatch):
+    (tmp_path / "full_disk.py").write_text(
+        "def write(model, path, shapes):\n    raise OSError(28, 'full')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(OSError) as caught:
+        other_backend.write(
+            kprune.strip(_small()), tmp_path / "model", "full_disk", []
+        )
+    assert caught.value.errno == errno.ENOSPC
+
+
+@pytest.mark.parametrize(
+    "name", ["model.kprune_before", "before", "x.sparse", "saved_model"]
+)
+def test_temporary_files_have_no_name_of_a_user(tmp_path, name):
+    for _ in range(2):
+        kprune.export(_small(), tmp_path / name, format="saved_model")
+    kprune.export(_small(0.9), tmp_path / f"{name}_", format="tflite")
+    assert {p.name for p in tmp_path.iterdir()} == {name, f"{name}_"}
+
+
+def test_a_failed_export_leaves_no_new_folders(tmp_path, monkeypatch):
+    def fail(*args):
+        raise RuntimeError("it differs")
+
+    monkeypatch.setattr(checking.Check, "difference", fail)
+    with pytest.raises(RuntimeError, match="it differs"):
+        kprune.export(_small(), tmp_path / "new" / "deep" / "model.keras")
+    assert not list(tmp_path.iterdir())

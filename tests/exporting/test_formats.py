@@ -170,7 +170,17 @@ def test_several_inputs_and_outputs(tmp_path, name):
         interpreter = Interpreter(str(tmp_path / name))
         (signature,) = interpreter.get_signature_list().values()
         assert set(signature["inputs"]) >= {"my_first_1", "input__second"}
-        assert signature["outputs"] == ["output_0", "output_1"]
+        assert set(signature["outputs"]) == {"sum", "hidden"}
+
+
+@pytest.mark.parametrize("name", ["model", "model.tflite", "model.onnx"])
+@pytest.mark.parametrize("of", ["1st", "class", "self"])
+def test_names_that_mean_something_else_elsewhere(tmp_path, name, of):
+    inputs = [keras.Input((4,), name=of), keras.Input((4,), name="other")]
+    x = layers.Dense(3)(layers.Subtract()(inputs))
+    model = keras.Model(inputs, {of: x, "2nd output": 2 * x})
+    result = kprune.export(model, tmp_path / name)
+    assert result.largest_difference < 1e-5
 
 
 def test_a_plain_model_and_the_path_of_one(tmp_path):
