@@ -11,6 +11,7 @@ from rich.table import Table
 
 from kprune import costs, granularities, model_macs, weights
 from kprune.comparison import Comparison, compare
+from kprune.structure import functional
 from kprune.structure.graph import readable_or_none
 from kprune.structure.rebuilding import unwrapped
 from kprune.structure.removal import Removal
@@ -220,12 +221,18 @@ def report(
         raise ValueError(
             "`latency` is that of `.tflite` files: pass them as `files`."
         )
+    models = [model] if dense is None else [model, dense]
+    with functional.calls_forgotten(*models):
+        return _report(model, dense, data, files, latency)
+
+
+def _report(model, dense, data, files, latency) -> PruningReport:
     removal, macs, total = None, {}, None
     graph = readable_or_none(model)
     if graph is not None:
         removal = Removal(graph)
         macs = model_macs.layer_macs(graph)
-        total = model_macs.macs(graph)
+        total = model_macs.total(macs)
     own_layers = _own_layers(model)
     is_prunable = any(unwrapped(layer) is not layer for layer in own_layers)
     rows = []
