@@ -178,12 +178,14 @@ def report(
             units are not known.
         dense: A `keras.Model` to compare with, as it was before pruning or
             trained without.
-        data: Tuple `(x, y)` of samples and classes, to compare the accuracy
-            of the two models.
+        data: Tuple `(x, y)` of samples and classes, or an iterable of such
+            batches (a `tf.data.Dataset`, a `keras.utils.PyDataset`), to
+            compare the accuracy of the two models.
         files: Dict from a name, such as `"tflite"`, to two paths, the dense
             model's and the pruned one's, to compare their bytes.
-        latency: Boolean. Whether to time the `.tflite` files among `files` in
-            turns, on one thread. Takes some seconds.
+        latency: Boolean. Whether to time the `.tflite` files among `files`,
+            of which there must be a pair, in turns, on one thread. Takes some
+            seconds.
 
     Returns:
         A `PruningReport`: `print` it, or take its `to_dict()`.
@@ -245,7 +247,12 @@ def _report(model, dense, data, files, latency) -> PruningReport:
     if dense is None:
         return made
     comparison = compare(
-        model, made.sparsity, dense, data, files or {}, latency
+        model,
+        made.sparsity,
+        dense,
+        data,
+        {} if files is None else files,
+        latency,
     )
     return dataclasses.replace(made, comparison=comparison)
 
