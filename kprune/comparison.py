@@ -5,10 +5,10 @@ import os
 import pathlib
 
 import keras
-import numpy as np
 from rich.table import Table
 
 from kprune import costs, latency, weights
+from kprune.accuracy import accuracies
 from kprune.stripping import strip
 from kprune.structure import functional
 from kprune.structure.graph import readable_or_none
@@ -143,7 +143,7 @@ def compare(
         model: The pruned model.
         sparsity: Float. Its fraction of zeros.
         dense: The dense model.
-        data: Tuple `(x, y)`, or `None`.
+        data: Tuple `(x, y)`, an iterable of such batches, or `None`.
         files: Dict from a name to two paths, dense and pruned.
         timed: Boolean. Whether to time `.tflite` files.
 
@@ -154,17 +154,28 @@ def compare(
         ValueError: If `data` does not fit the models, or a file is missing
             or cannot be read.
     """
+    if not isinstance(files, dict):
+        raise ValueError(
+            "`files` is a dict from a name to two paths, such as "
+            '`{"tflite": ("dense.tflite", "pruned.tflite")}`. '
+            f"Received: files={files!r}"
+        )
     compared = {
         name: _compare_files(name, paths, timed)
         for name, paths in files.items()
     }
+    if timed and all(file.latency is None for file in compared.values()):
+        raise ValueError(
+            "`latency` times pairs of `.tflite` files, and there is none in "
+            f"`files`: export both models. Received: files={files!r}"
+        )
     plain = model
     if functional.prunable_layers(model) and readable_or_none(model):
         plain = strip(model)
     of_dense, of_plain = costs.cost(dense), costs.cost(plain)
     accuracy = None
     if data is not None:
-        accuracy = Pair(_accuracy(dense, data), _accuracy(model, data))
+        accuracy = Pair(*accuracies((dense, model), data))
     return Comparison(
         accuracy,
         Pair(of_dense.sparsity, sparsity),
@@ -176,7 +187,8 @@ def compare(
 
 
 def _compare_files(name, paths, timed) -> FileComparison:
-    if not isinstance(paths, (tuple, list)) or len(paths) != 2:
+    is_pair = isinstance(paths, (tuple, list)) and len(paths) == 2
+    if not is_pair or not all(isinstance(p, (str, os.PathLike)) for p in paths):
         raise ValueError(
             "`files` is a dict from a name to two paths, that of the dense "
             "model and that of the pruned one. "
@@ -196,28 +208,6 @@ def _filters(model) -> int:
         if not weights.sublayers(layer)
     ]
     return sum(found[-1].shape[-1] for found in kernels if found)
-
-
-def _accuracy(model, data) -> float:
-    try:
-        x, y = data
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"`data` must be a tuple `(x, y)`. Received: {type(data).__name__}"
-        ) from error
-    y = np.asarray(y)
-    scores = np.asarray(model.predict(x, verbose=0))
-    if y.ndim == scores.ndim and y.shape[-1] == scores.shape[-1] > 1:
-        y = np.argmax(y, axis=-1)  # one-hot
-    if y.ndim == scores.ndim and y.shape[-1] == 1:
-        y = y[..., 0]
-    if scores.ndim < 2 or scores.shape[-1] < 2 or y.shape != scores.shape[:-1]:
-        raise ValueError(
-            "Accuracy is that of a classifier: the model must give a score "
-            "per class, and `y` the classes, as numbers or one-hot. Received: "
-            f"outputs of shape {scores.shape} and y of shape {y.shape}"
-        )
-    return float(np.mean(np.argmax(scores, axis=-1) == y))
 
 
 def _cells(pair) -> list[str]:

@@ -27,8 +27,8 @@ class Cost:
     Args:
         name: String. The model's name, or the path of the file.
         parameters: Integer. All numbers, masks not included. A `.tflite` file
-            has fewer than the model: norms are folded, and biases of zeros
-            are left out or shared.
+            can have fewer than the model (norms are folded, and biases of
+            zeros left out or shared) or more (what a loop starts from).
         weights: Integer. The numbers in kernels.
         zeros: Integer. How many of them are exactly 0.
         macs: Integer. Multiply-accumulates for one sample, zeros included;
@@ -184,7 +184,7 @@ def file_sizes(path: str | os.PathLike) -> tuple[int, int]:
 
 
 def parameters(model: keras.Model) -> int:
-    """Counts the weights of a model, masks not included.
+    """Counts the weights of a model, not what prunable layers add to them.
 
     Args:
         model: A built `keras.Model`.
@@ -192,14 +192,12 @@ def parameters(model: keras.Model) -> int:
     Returns:
         Integer. The number of scalars.
     """
-    wrappers = functional.prunable_layers(model)
-    of_wrappers = {id(w) for wrapper in wrappers for w in wrapper.weights}
-    of_wrappers -= {
-        id(w) for wrapper in wrappers for w in wrapper.layer.weights
-    }
-    return sum(
-        math.prod(w.shape) for w in model.weights if id(w) not in of_wrappers
-    )
+    added = set()
+    for layer in functional.prunable_layers(model):
+        plain = {id(weight) for weight in layer.layer.weights}
+        added.update(id(w) for w in layer.weights if id(w) not in plain)
+    sizes = [math.prod(w.shape) for w in model.weights if id(w) not in added]
+    return sum(sizes)
 
 
 def _of_model(model) -> Cost:
@@ -217,13 +215,15 @@ def _of_model(model) -> Cost:
         weights.masked_value(kernel, masks.get(key))
         for key, kernel in kernels.items()
     ]
-    graph = readable_or_none(model)
+    with functional.calls_forgotten(model):
+        graph = readable_or_none(model)
+        found = None if graph is None else macs(graph)
     return Cost(
         model.name,
         parameters(model),
         sum(value.size for value in values),
         sum(value.size - int(np.count_nonzero(value)) for value in values),
-        None if graph is None else macs(graph),
+        found,
     )
 
 

@@ -9,6 +9,8 @@ import struct
 
 import numpy as np
 
+from kprune import flatbuffer_checks
+
 # Numbers that a model multiplies with or adds; the other constants of a file
 # are shapes and axes.
 _FLOATS = {"FLOAT16": np.float16, "FLOAT32": np.float32, "FLOAT64": np.float64}
@@ -21,6 +23,13 @@ _QUANTIZED = {
 }
 # Operators that only unpack what the file holds.
 UNPACKING = ("DENSIFY", "DEQUANTIZE")
+# The schema's classes of the options we read.
+_OPTIONS = {
+    "BATCH_MATMUL": "BatchMatMulOptionsT",
+    "CONV_2D": "Conv2DOptionsT",
+    "DEPTHWISE_CONV_2D": "DepthwiseConv2DOptionsT",
+    "WHILE": "WhileOptionsT",
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -94,7 +103,8 @@ class Operator:
     Args:
         kind: String, as the schema names it, such as `"CONV_2D"`.
         inputs: Tuple of indices of tensors; negative where one is left out.
-        outputs: Tuple of indices of tensors.
+        outputs: Tuple of indices of tensors; empty where it only has an
+            effect, such as to assign to a variable.
         options: What the schema has for this kind; may be `None`.
     """
 
@@ -182,9 +192,11 @@ def read(path: str | os.PathLike) -> tuple[Graph, ...]:
         )
     try:
         model = schema.ModelT.InitFromPackedBuf(content, 0)
-        return tuple(
+        graphs = tuple(
             _graph(model, graph, content, schema) for graph in model.subgraphs
         )
+        flatbuffer_checks.check_loops(graphs)
+        return graphs
     # What the reader raises where an offset leads to nowhere.
     except (
         AttributeError,
@@ -210,27 +222,39 @@ def _graph(model, graph, content, schema) -> Graph:
         code = model.operatorCodes[operator.opcodeIndex]
         # Files of before 2020 have the code in the other field only.
         number = max(code.builtinCode, code.deprecatedBuiltinCode)
+        kind = kinds[number]
+        outputs = _integers(operator.outputs)
         operators.append(
             Operator(
-                kinds[number],
+                kind,
                 _integers(operator.inputs),
-                _integers(operator.outputs),
-                operator.builtinOptions,
+                tuple(index for index in outputs if index != -1),
+                _options(kind, operator.builtinOptions, schema),
             )
         )
     tensors = [
         _tensor(tensor, types[tensor.type], model.buffers, content)
         for tensor in graph.tensors
     ]
-    used = [i for o in operators for i in (*o.inputs, *o.outputs)]
-    if max(used, default=0) >= len(tensors):
-        raise IndexError("an operator reads a tensor that is not there")
-    return Graph(
+    read = Graph(
         tuple(tensors),
         tuple(operators),
         _integers(graph.inputs),
         _integers(graph.outputs),
     )
+    flatbuffer_checks.check_graph(read)
+    return read
+
+
+def _options(kind, options, schema):
+    if kind not in _OPTIONS:
+        return options
+    made_of = getattr(schema, _OPTIONS[kind])
+    if options is None:
+        return made_of()  # what is left out has its default
+    if not isinstance(options, made_of):
+        raise TypeError(f"the options of {kind} are of another operator")
+    return options
 
 
 def _tensor(tensor, type, buffers, content) -> Tensor:
@@ -245,6 +269,8 @@ def _tensor(tensor, type, buffers, content) -> Tensor:
         axis = quantization.quantizedDimension
         if quantization.zeroPoint is not None:
             zero_points = np.asarray(quantization.zeroPoint)
+    if min(shape, default=0) < 0:
+        raise ValueError(f"a tensor has the shape {shape}")
     read = Tensor(
         (tensor.name or b"").decode(),
         shape,
@@ -254,9 +280,12 @@ def _tensor(tensor, type, buffers, content) -> Tensor:
         axis,
         tensor.sparsity is not None,
     )
-    if read.is_parameter and not read.is_sparse:
-        if read.stored.size != read.size:
+    is_number = type in (*_FLOATS, *_QUANTIZED) or read.is_parameter
+    if data is not None and is_number:
+        if read.stored.size != read.size and not read.is_sparse:
             raise ValueError(f"numbers of '{read.name}' are missing")
+        if zero_points.size > 1 and zero_points.size != shape[axis]:
+            raise ValueError(f"zero points of '{read.name}' are missing")
     return read
 
 

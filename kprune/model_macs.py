@@ -6,6 +6,8 @@ from kprune import multiply_accumulates
 from kprune.layers import PrunableLayer
 from kprune.structure import functional
 
+_TIME_DISTRIBUTED = (keras.layers.TimeDistributed,)
+
 
 def layer_macs(model: keras.Model) -> dict[int, int | None]:
     """Counts the multiply-accumulates of each layer for one sample.
@@ -21,7 +23,7 @@ def layer_macs(model: keras.Model) -> dict[int, int | None]:
     graph = functional.graph_of(model)
     inputs = [_symbol(tensor.shape, tensor.dtype) for tensor in graph.inputs]
     counts, _ = _count(graph, inputs)
-    batch_size = inputs[0].shape[0]
+    batch_size = inputs[0].shape[0] if inputs[0].shape else 1
     return {
         key: None if count is None else count // batch_size
         for key, count in counts.items()
@@ -38,7 +40,19 @@ def macs(model: keras.Model) -> int | None:
         Integer, or `None` where a shape is not known, such as that of an
         image of any size.
     """
-    return _total(layer_macs(model))
+    return total(layer_macs(model))
+
+
+def total(counts: dict[int, int | None]) -> int | None:
+    """Adds up what `layer_macs` returns.
+
+    Args:
+        counts: Dict to the multiply-accumulates of each layer.
+
+    Returns:
+        Integer, or `None` where one is not known.
+    """
+    return None if None in counts.values() else sum(counts.values())
 
 
 def _count(graph, inputs) -> tuple[dict, list]:
@@ -78,15 +92,15 @@ def _count_call(layer, call, values) -> tuple[dict, list]:
                 outputs = [_symbol(shape, outputs[0].dtype)]
             count = multiply_accumulates.of_call(layer, args, kwargs, outputs)
             return {id(layer): count}, outputs
-        if isinstance(layer, keras.layers.TimeDistributed):
+        if multiply_accumulates.is_one_of(layer, _TIME_DISTRIBUTED):
             batch, steps, *rest = args[0].shape
             x = _symbol((batch, *rest), args[0].dtype)
             graph = keras.Function(x, layer.layer(x))
             counts, _ = _count(graph, [x])
-            total = _total(counts)
-            is_known = None not in (total, steps)
+            per_step = total(counts)
+            is_known = None not in (per_step, steps)
             outputs = keras.tree.flatten(layer(*args, **kwargs))
-            return {id(layer): total * steps if is_known else None}, outputs
+            return {id(layer): per_step * steps if is_known else None}, outputs
         inputs = [values[id(x)] for x in dict.fromkeys(call.inputs)]
         graph = keras.Function(inputs, layer.call(*args, **kwargs))
         counts, outputs = _count(graph, inputs)
@@ -94,15 +108,11 @@ def _count_call(layer, call, values) -> tuple[dict, list]:
         # Whatever a user's own call does with a symbolic tensor.
         return {id(layer): None}, call.outputs
     if not isinstance(layer, keras.Model):
-        counts = {id(layer): _total(counts)}
+        counts = {id(layer): total(counts)}
     return counts, outputs
 
 
 def _symbol(shape, dtype):
     """A symbolic tensor, of batch size 1 if that is open."""
-    size, *rest = shape
-    return keras.Input(batch_shape=(size or 1, *rest), dtype=dtype)
-
-
-def _total(counts) -> int | None:
-    return None if None in counts.values() else sum(counts.values())
+    batch_size = tuple(size or 1 for size in shape[:1])
+    return keras.Input(batch_shape=(*batch_size, *shape[1:]), dtype=dtype)

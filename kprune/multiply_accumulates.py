@@ -29,9 +29,28 @@ _WITH_KERNELS = (
 )
 _CONV_RNNS = (layers.ConvLSTM1D, layers.ConvLSTM2D, layers.ConvLSTM3D)
 _CELLS = (layers.GRUCell, layers.LSTMCell, layers.SimpleRNNCell)
-_KNOWN = (*_WITH_KERNELS, layers.EinsumDense, layers.RNN)
+_KNOWN = (
+    *_WITH_KERNELS,
+    layers.Attention,
+    layers.EinsumDense,
+    layers.RNN,
+)
 # No kernel and no layer inside, but products of what they are called with.
-_PRODUCTS = (layers.Attention, layers.Dot, layers.Lambda)
+_PRODUCTS = (layers.Dot, layers.Lambda)
+
+
+def is_one_of(layer, kinds: tuple) -> bool:
+    """Whether a layer is of a kind and does what Keras does in its call.
+
+    Args:
+        layer: A Keras layer; a user's own subclass can call as it likes.
+        kinds: Tuple of Keras's classes.
+
+    Returns:
+        Boolean.
+    """
+    is_own = type(layer).call.__module__.startswith("keras.")
+    return is_own and isinstance(layer, kinds)
 
 
 def is_composite(operation) -> bool:
@@ -46,7 +65,7 @@ def is_composite(operation) -> bool:
     """
     if not isinstance(operation, layers.Layer):
         return False
-    if isinstance(operation, _KNOWN) or type(operation) is layers.Embedding:
+    if is_one_of(operation, _KNOWN) or type(operation) is layers.Embedding:
         return False
     is_own = type(operation).__module__.startswith("keras.")
     return (
@@ -74,11 +93,13 @@ def of_call(operation, args, kwargs, outputs) -> int | None:
     try:
         if not isinstance(operation, layers.Layer):
             return _of_operation(operation, args, kwargs, output)
-        first = _shapes(args, kwargs)[0]
+        first, *others = _shapes(args, kwargs)
         if isinstance(operation, layers.EinsumDense):
             return _einsum(operation.equation, (first, operation.kernel.shape))
         if isinstance(operation, _WITH_KERNELS):
             return _kernels(operation, first, output)
+        if isinstance(operation, layers.Attention):
+            return _attention_layer(operation, first, others[0])
         if isinstance(operation, layers.RNN):
             return _recurrent(operation, first, output)
     except _UnknownSize:
@@ -145,9 +166,17 @@ def _recurrent(layer, inputs, outputs) -> int | None:
         places = made[1:] if first else made[:-1]
         return _size(inputs[:2]) * _size(places) * per_step
     cells = getattr(layer.cell, "cells", [layer.cell])
-    if not all(isinstance(cell, _CELLS) for cell in cells):
+    if not all(is_one_of(cell, _CELLS) for cell in cells):
         return None  # how often a cell of another kind uses a kernel
     return _size(inputs[:2]) * per_step
+
+
+def _attention_layer(layer, query, value) -> int:
+    score = _size((*query[:-1], value[-2]))
+    added = isinstance(layer, layers.AdditiveAttention)
+    if added or layer.score_mode != "dot":  # scores are sums, no products
+        return score * _size(value[-1:])
+    return score * (_size(query[-1:]) + _size(value[-1:]))
 
 
 def _of_operation(operation, args, kwargs, output) -> int | None:

@@ -97,6 +97,8 @@ def _macs(operator: Operator, graph: Graph, graphs) -> int | None:
         body = graphs[operator.options.bodySubgraphIndex]
         inner = _graph_macs(body, graphs)
         return None if None in (steps, inner) else steps * inner
+    if not operator.outputs:  # it only has an effect
+        return 0
     shapes = [graph.tensors[i].shape for i in operator.inputs if i >= 0]
     output = math.prod(graph.tensors[operator.outputs[0]].shape)
     if kind in ("CONV_2D", "FULLY_CONNECTED"):  # output channels come first
@@ -110,6 +112,8 @@ def _macs(operator: Operator, graph: Graph, graphs) -> int | None:
     if kind == "CONV_3D_TRANSPOSE":
         return math.prod(shapes[2]) * math.prod(shapes[1][:4])
     if kind == "BATCH_MATMUL":
+        if len(shapes[0]) < 2:  # its rank is open
+            return None
         return output * shapes[0][-2 if operator.options.adjX else -1]
     return 0
 
@@ -159,6 +163,8 @@ def _limit(condition, index, operator, graph):
 
 
 def _integer(graph, index) -> int | None:
+    if index < 0:
+        return None
     tensor = graph.tensors[index]
     if tensor.data is None or tensor.type != "INT32" or tensor.size != 1:
         return None

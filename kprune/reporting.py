@@ -11,6 +11,7 @@ from rich.table import Table
 
 from kprune import costs, granularities, model_macs, weights
 from kprune.comparison import Comparison, compare
+from kprune.structure import functional
 from kprune.structure.graph import readable_or_none
 from kprune.structure.rebuilding import unwrapped
 from kprune.structure.removal import Removal
@@ -177,12 +178,14 @@ def report(
             units are not known.
         dense: A `keras.Model` to compare with, as it was before pruning or
             trained without.
-        data: Tuple `(x, y)` of samples and classes, to compare the accuracy
-            of the two models.
+        data: Tuple `(x, y)` of samples and classes, or an iterable of such
+            batches (a `tf.data.Dataset`, a `keras.utils.PyDataset`), to
+            compare the accuracy of the two models.
         files: Dict from a name, such as `"tflite"`, to two paths, the dense
             model's and the pruned one's, to compare their bytes.
-        latency: Boolean. Whether to time the `.tflite` files among `files` in
-            turns, on one thread. Takes some seconds.
+        latency: Boolean. Whether to time the `.tflite` files among `files`,
+            of which there must be a pair, in turns, on one thread. Takes some
+            seconds.
 
     Returns:
         A `PruningReport`: `print` it, or take its `to_dict()`.
@@ -220,12 +223,18 @@ def report(
         raise ValueError(
             "`latency` is that of `.tflite` files: pass them as `files`."
         )
+    models = [model] if dense is None else [model, dense]
+    with functional.calls_forgotten(*models):
+        return _report(model, dense, data, files, latency)
+
+
+def _report(model, dense, data, files, latency) -> PruningReport:
     removal, macs, total = None, {}, None
     graph = readable_or_none(model)
     if graph is not None:
         removal = Removal(graph)
         macs = model_macs.layer_macs(graph)
-        total = model_macs.macs(graph)
+        total = model_macs.total(macs)
     own_layers = _own_layers(model)
     is_prunable = any(unwrapped(layer) is not layer for layer in own_layers)
     rows = []
@@ -238,7 +247,12 @@ def report(
     if dense is None:
         return made
     comparison = compare(
-        model, made.sparsity, dense, data, files or {}, latency
+        model,
+        made.sparsity,
+        dense,
+        data,
+        {} if files is None else files,
+        latency,
     )
     return dataclasses.replace(made, comparison=comparison)
 

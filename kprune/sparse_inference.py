@@ -167,7 +167,7 @@ def _members(graph, end, reasons) -> tuple[list, dict]:
             continue
         for index in sparse_rules.computed(operator, graph):
             if index in graph.outputs:
-                excluded[graph.producers[index]] = (
+                excluded[graph.producers.get(index, operator)] = (
                     "what it computes is an output of the model and is also "
                     "read with channels first"
                 )
@@ -191,5 +191,7 @@ def _follow(graph, end, reasons, members) -> None:
 
 
 def _no(graph, operator, reason) -> SparseInferenceCheck:
-    name = graph.tensors[operator.outputs[0]].name
+    # What has only an effect goes by what it reads.
+    named = (*operator.outputs, *operator.inputs)
+    name = graph.tensors[named[0]].name
     return SparseInferenceCheck(False, f"{operator.kind} '{name}'", reason)

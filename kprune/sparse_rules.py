@@ -4,6 +4,7 @@ from kprune import flatbuffer
 from kprune.flatbuffer import Graph, Operator
 
 START = "a 3x3 convolution of stride 2, of 3 channels, padded by 1"
+_NOT_SUPPORTED = "this operator is not supported with channels first"
 # Values of `Padding` in the schema.
 _SAME = 0
 _UNARY = (
@@ -93,6 +94,8 @@ def exclusion(operator: Operator, graph: Graph) -> str:
     if kind in flatbuffer.UNPACKING and not computed(operator, graph):
         return ""
     tensors = [graph.tensors[i] for i in operator.inputs if i >= 0]
+    if not tensors:
+        return _NOT_SUPPORTED
     values = [tensors[0], *(graph.tensors[i] for i in operator.outputs)]
     if kind in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
         kernel = graph.constant(operator.inputs[1])
@@ -104,13 +107,15 @@ def exclusion(operator: Operator, graph: Graph) -> str:
     for value in values:
         if value.type not in ("FLOAT16", "FLOAT32"):
             return f"it computes with {value.type}; only floats are supported"
+    is_image = len(tensors[0].shape) == 4
+    if kind in ("CONV_2D", "DEPTHWISE_CONV_2D") and not is_image:
+        return "the rank of its input is open"
     if kind == "CONV_2D":
         return _convolution(operator, graph)
     if kind == "DEPTHWISE_CONV_2D":
         return _depthwise(operator, graph)
     if kind == "PAD":
         return _pad(operator, graph)
-    is_image = len(tensors[0].shape) == 4
     if kind == "FULLY_CONNECTED":
         return "a Dense layer on images; use a 1x1 Conv2D" if is_image else ""
     if kind == "DEPTH_TO_SPACE" or (kind in _UNARY and is_image):
@@ -123,15 +128,14 @@ def exclusion(operator: Operator, graph: Graph) -> str:
             return ""
         return "an operand does not have four axes"
     if kind == "MEAN":
-        axes = graph.constant(operator.inputs[1])
-        axes = set() if axes is None else set(axes.stored % 4)
+        axes = {axis % 4 for axis in _integers(operator.inputs[1], graph)}
         if is_image and axes == {1, 2}:
             return ""
         return "it is not the mean over height and width"
     if kind == "RESIZE_BILINEAR":
         is_large = is_image and min(tensors[0].shape[1:3]) > 1
         return "" if is_large else "its input has no height or no width"
-    return "this operator is not supported with channels first"
+    return _NOT_SUPPORTED
 
 
 def _convolution(operator, graph) -> str:
@@ -196,11 +200,20 @@ def _padded_by(operator, graph) -> list[int]:
     producer = graph.producers.get(operator.inputs[0])
     if producer is None or producer.kind != "PAD" or _pad(producer, graph):
         return [0, 0, 0, 0]
-    sizes = graph.constant(producer.inputs[1])
-    return [int(size) for size in sizes.stored[2:6]]
+    return _integers(producer.inputs[1], graph)[2:6]
+
+
+def _integers(index, graph) -> list[int]:
+    """A constant's numbers; none if it is computed or not of integers."""
+    constant = graph.constant(index)
+    if constant is None or constant.type not in ("INT32", "INT64"):
+        return []
+    return [int(number) for number in constant.stored]
 
 
 def _pad(operator, graph) -> str:
+    if not _integers(operator.inputs[1], graph):
+        return "it pads by what is computed"
     readers = graph.consumers[operator.outputs[0]]
     kinds = ("CONV_2D", "DEPTHWISE_CONV_2D")
     if len(readers) == 1 and readers[0].kind in kinds:

@@ -1,6 +1,7 @@
 """The command `kprune`: files in, files and tables out, exit codes."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -41,6 +42,9 @@ def folder(tmp_path, monkeypatch):
     np.save("x.npy", x)
     pathlib.Path("notes.npy").write_text("no numbers")
     np.savez("data.npz", x=x, y=np.arange(20) % 4)
+    whole = pathlib.Path("data.npz").read_bytes()
+    pathlib.Path("cut.npz").write_bytes(whole[: len(whole) // 2])
+    np.savez("objects.npz", x=x, y=np.array([None, "cat"]))
     return tmp_path
 
 
@@ -86,6 +90,30 @@ def test_report_side_by_side(folder, capsys):
         file["bytes"]["pruned"] == pathlib.Path("pruned.tflite").stat().st_size
     )
     assert file["latency"]["control"]["median"] > 0
+
+
+def test_files_of_the_same_name_are_both_compared(folder, capsys):
+    for name in ("a", "b"):
+        pathlib.Path(name).mkdir()
+        pathlib.Path(name, "m.keras").write_bytes(
+            pathlib.Path("pruned.keras").read_bytes()
+        )
+    command = ["report", "pruned.keras", "--dense", "dense.keras"]
+    first = ["--files", "dense.keras", "a/m.keras"]
+    cases = [
+        ([*first], ["m.keras"]),
+        (
+            [*first, "--files", "dense.keras", "b/m.keras"],
+            ["a/m.keras", "b/m.keras"],
+        ),
+        (
+            [*first, "--files", "pruned.keras", "a/m.keras"],
+            ["a/m.keras of dense.keras", "a/m.keras of pruned.keras"],
+        ),
+    ]
+    for files, names in cases:
+        told = run(capsys, *command, *files)["comparison"]
+        assert list(told["files"]) == names
 
 
 def test_strip_and_compact(folder, capsys):
@@ -187,6 +215,29 @@ def test_force_spares_a_folder_of_other_things(folder, capsys):
         (["strip", "a.tflite", "b.keras"], "pass the `.keras` file"),
         (["strip", "pruned.keras", "b.tflite"], "named '.keras'"),
         (["report", "a.tflite", "--dense", "dense.keras"], "no masks"),
+        (["report", "a.tflite", "--latency"], "`kprune cost` and --reference"),
+        (["report", "pruned.keras", "--latency"], "compare two models"),
+        (
+            [
+                *("report", "pruned.keras", "--dense", "dense.keras"),
+                *("--latency", "--files", "dense.keras", "pruned.keras"),
+            ],
+            "times pairs of `.tflite` files",
+        ),
+        (
+            [
+                *("report", "pruned.keras", "--dense", "dense.keras"),
+                *("--data", "cut.npz"),
+            ],
+            "'cut.npz' is no `.npy` or `.npz` file",
+        ),
+        (
+            [
+                *("report", "pruned.keras", "--dense", "dense.keras"),
+                *("--data", "objects.npz"),
+            ],
+            "'objects.npz' is no `.npy` or `.npz` file",
+        ),
         (["export", "pruned.keras", "b.xyz"], "suffix '.xyz'"),
         (
             ["report", "pruned.keras", "--data", "data.npz"],
@@ -223,6 +274,28 @@ def test_wrong_arguments(capsys, arguments):
         main(arguments)
     assert exit.value.code == 2
     assert "usage: kprune" in capsys.readouterr().err
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as exit:
+        main(["--version"])
+    assert exit.value.code == 0
+    assert capsys.readouterr().out.startswith("kprune ")
+
+
+def test_nobody_reads_on(folder):
+    reader, writer = os.pipe()
+    os.close(reader)
+    ended = subprocess.run(
+        [sys.executable, "-m", "kprune", "graph", "dense.keras"],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=300,
+    )
+    os.close(writer)
+    assert ended.returncode == 141
+    assert "Traceback" not in ended.stderr and "Broken" not in ended.stderr
 
 
 def _process(*arguments):

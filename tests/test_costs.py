@@ -84,6 +84,13 @@ class Looped(layers.Layer):
         return ops.fori_loop(0, 3, lambda _, y: ops.matmul(y, y), x)
 
 
+class AppliedTwice(layers.Dense):
+    """A kind that Keras has, which does more than Keras's."""
+
+    def call(self, x):
+        return super().call(super().call(x))
+
+
 ATTENTION = 4 * 6 * 8 * 12 + 2 * 6 * 6 * 12  # 3 heads of 4 on 6 places of 8
 
 
@@ -122,6 +129,7 @@ ATTENTION = 4 * 6 * 8 * 12 + 2 * 6 * 6 * 12  # 3 heads of 4 on 6 places of 8
         ),
         ((6,), lambda: layers.Embedding(9, 4), 0),
         ((6, 8), lambda: layers.LayerNormalization(), 0),
+        ((6, 8), lambda: AppliedTwice(8), 2 * 6 * 8 * 8),
         ((6, 8), lambda: Projected(), 6 * (8 * 5 + 5 * 2)),
         ((8, 8), lambda: Looped(), None),
         ((6, 8), lambda: kprune.PrunableLayer(layers.LSTM(4)), 6 * 4 * 48),
@@ -139,6 +147,12 @@ def test_macs_of_layers(shape, layer, macs):
         (lambda x: layers.MultiHeadAttention(3, 4)(x, x), ATTENTION),
         (lambda x: layers.GroupQueryAttention(4, 3, 3)(x, x), ATTENTION),
         (lambda x: layers.Attention()([x, x]), 2 * 6 * 6 * 8),
+        # Its scores are sums, not products.
+        (lambda x: layers.AdditiveAttention()([x, x]), 6 * 6 * 8),
+        (
+            lambda x: layers.Attention(score_mode="concat")([x, x, x]),
+            6 * 6 * 8,
+        ),
         (lambda x: layers.Dot(axes=2)([x, x]), 6 * 6 * 8),
         (lambda x: ops.matmul(x, ops.transpose(x, (0, 2, 1))), 6 * 6 * 8),
         (lambda x: ops.matmul(x, np.ones((8, 2), "float32")), 6 * 8 * 2),
@@ -199,6 +213,48 @@ def test_a_fixed_batch_counts_for_one_sample():
     x = keras.Input(batch_shape=(5, 6, 8))
     y = ops.reshape(layers.Dense(3)(x), (5, -1))
     assert costs.macs(keras.Model(x, y)) == 6 * 8 * 3
+
+
+def test_an_input_of_no_axes():
+    x = keras.Input(batch_shape=())
+    assert costs.macs(keras.Model(x, ops.exp(x))) == 0
+
+
+class Stacked(keras.Model):
+    """A subclassed model, which is traced to be read."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = layers.Dense(3)
+        self.last = keras.Sequential([layers.Dense(4), layers.Dense(2)])
+
+    def call(self, x):
+        return self.last(ops.relu(self.first(x)))
+
+
+def _nested():
+    inner = keras.Sequential([keras.Input((None, 8)), Projected()])
+    x = keras.Input((6, 8))
+    return keras.Model(x, inner(layers.MultiHeadAttention(2, 4)(x, x)))
+
+
+@pytest.mark.parametrize("make", [convnet, _nested, Stacked])
+def test_counting_leaves_no_calls_in_a_model(make):
+    model = make()
+    if not model.built:
+        model(np.ones((1, 4), "float32"))
+
+    def calls():
+        return [
+            (layer.name, len(layer._inbound_nodes), len(layer._outbound_nodes))
+            for layer in (model, *model._flatten_layers(include_self=False))
+        ]
+
+    before = calls()
+    for _ in range(2):
+        assert kprune.cost(model).macs == kprune.report(model).macs > 0
+        kprune.report(model, dense=model)
+    assert calls() == before
 
 
 def test_masked_weights_are_zeros_and_masks_are_no_parameters():

@@ -214,7 +214,13 @@ def test_classes_are_numbers_or_one_hot(compared, digits, one_hot):
         ({"dense": "dense.keras"}, "built `keras.Model`.*dense="),
         ({"latency": True}, "pass them as `files`"),
         ({"files": {"tflite": "one.tflite"}}, "to two paths"),
+        ({"files": {"tflite": (1, 2)}}, "to two paths"),
+        ({"files": ["a.tflite", "b.tflite"]}, "`files` is a dict"),
         ({"files": {"tflite": ("no.tflite",) * 2}}, "There is no file"),
+        (
+            {"files": {"keras": (__file__, __file__)}, "latency": True},
+            "times pairs of `.tflite` files",
+        ),
         ({"data": np.ones(3)}, r"tuple `\(x, y\)`"),
         (
             {"data": (np.ones((2, 28, 28, 1)), np.ones((2, 3)))},

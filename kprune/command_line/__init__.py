@@ -19,7 +19,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     Returns:
         Integer. The exit code: 0, or 1 if the work failed (and the reason is
-        on standard error). Wrong arguments exit with 2, as is the custom.
+        on standard error). By custom wrong arguments exit with 2, and it is
+        130 if interrupted and 141 if nobody reads what is printed.
 
     Example:
 
@@ -47,5 +48,12 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     finally:
         sys.path.remove(os.getcwd())
-    print(json.dumps(result, indent=2) if options.json else text)
+    try:
+        shown = json.dumps(result, indent=2) if options.json else text
+        print(shown, flush=True)
+    except BrokenPipeError:
+        # Who reads has enough, such as `head`. Python must not write again
+        # when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # as of a process that SIGPIPE ends
     return 0

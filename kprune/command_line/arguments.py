@@ -2,6 +2,7 @@
 
 import argparse
 import pathlib
+from importlib import metadata
 
 from kprune.command_line import commands
 from kprune.exporting import litert, target
@@ -35,6 +36,9 @@ def parser() -> argparse.ArgumentParser:
     )
     made = argparse.ArgumentParser(
         prog="kprune", description="Prunes Keras 3 models, and ships them."
+    )
+    made.add_argument(
+        "--version", action="version", version=f"%(prog)s {_version()}"
     )
     subparsers = made.add_subparsers(required=True, metavar="COMMAND")
 
@@ -137,3 +141,10 @@ def parser() -> argparse.ArgumentParser:
         help="whether zeros are left out of a .tflite",
     )
     return made
+
+
+def _version() -> str:
+    try:
+        return metadata.version("kprune")
+    except metadata.PackageNotFoundError:  # run where its source lies
+        return "(not installed)"

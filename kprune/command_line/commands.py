@@ -5,6 +5,8 @@ returns both: a dict, and a string.
 """
 
 import dataclasses
+import zipfile
+import zlib
 
 import numpy as np
 
@@ -17,11 +19,13 @@ from kprune.structure.graph import channel_graph
 
 def report(options, steps):
     if options.path.suffix == ".tflite":
-        if options.dense or options.data or options.files:
+        compares = options.dense or options.data or options.files
+        if compares or options.latency:
             raise ValueError(
                 "A `.tflite` file has no masks to report on, so nothing is "
                 "compared with it. Pass the pruned `.keras` file, and the "
-                "`.tflite` files of both models as --files DENSE PRUNED. "
+                "`.tflite` files of both models as --files DENSE PRUNED; or "
+                "time one file with `kprune cost` and --reference. "
                 f"Received: '{options.path}'"
             )
         return cost(options, steps)
@@ -33,10 +37,24 @@ def report(options, steps):
         model,
         dense=dense,
         data=options.data and _samples_and_classes(options.data),
-        files={pair[1].name: pair for pair in options.files},
+        files=_named(options.files),
         latency=options.latency,
     )
     return made.to_dict(), str(made)
+
+
+def _named(pairs) -> dict:
+    """The pairs of files by the shortest names that tell them apart."""
+    pairs = list(dict.fromkeys(map(tuple, pairs)))
+    for name in (
+        lambda dense, pruned: pruned.name,
+        lambda dense, pruned: str(pruned),
+        lambda dense, pruned: f"{pruned} of {dense}",
+    ):
+        named = {name(*pair): pair for pair in pairs}
+        if len(named) == len(pairs):
+            break
+    return named
 
 
 def cost(options, steps):
@@ -121,14 +139,15 @@ def _arrays(path):
     """The arrays of a `.npy` or `.npz` file, by name."""
     try:
         found = np.load(path, allow_pickle=False)
-    except (EOFError, ValueError) as error:
+        if isinstance(found, np.ndarray):
+            return {"": found}
+        with found:
+            return {name: found[name] for name in found.files}
+    except (EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(
-            f"'{path}' is no `.npy` or `.npz` file of numbers: {error}"
+            f"'{path}' is no `.npy` or `.npz` file of numbers, or is damaged: "
+            f"{error}"
         ) from error
-    if isinstance(found, np.ndarray):
-        return {"": found}
-    with found:
-        return {name: found[name] for name in found.files}
 
 
 def _samples(path):

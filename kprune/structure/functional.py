@@ -5,6 +5,7 @@ read here and nowhere else, but for `kprune.weights.sublayers`;
 `tests/structure/test_functional.py` pins them.
 """
 
+import contextlib
 import dataclasses
 
 import keras
@@ -87,6 +88,43 @@ def calls(model) -> list[Call]:
         for node in by_depth[depth]
         if not node.is_input
     ]
+
+
+@contextlib.contextmanager
+def calls_forgotten(*models):
+    """Within it, symbolic calls leave nothing behind in models.
+
+    Keras writes each of them down in the operations that are called, for as
+    long as these exist.
+
+    Args:
+        *models: `keras.Model`s.
+    """
+    found = {}
+
+    def visit(operation):
+        if id(operation) in found:
+            return
+        found[id(operation)] = operation
+        if isinstance(operation, keras.layers.Layer):
+            for layer in sublayers(operation):
+                visit(layer)
+        if has_graph(operation):
+            for inner in graph_of(operation).operations:
+                visit(inner)
+
+    for model in models:
+        visit(model)
+    written = [
+        (calls, len(calls))
+        for operation in found.values()
+        for calls in (operation._inbound_nodes, operation._outbound_nodes)
+    ]
+    try:
+        yield
+    finally:
+        for calls, before in written:
+            del calls[before:]
 
 
 def owners(model) -> dict[int, list[str]]:
