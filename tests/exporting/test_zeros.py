@@ -83,7 +83,7 @@ def test_zeros_stay_zero_in_a_plain_tflite(tmp_path, arguments):
 def test_a_sparse_tflite_leaves_them_out(tmp_path, quantize):
     path = tmp_path / "model.tflite"
     result = kprune.export(_net(), path, quantize=quantize)
-    assert result.is_sparse and not result.note
+    assert result.is_sparse
     kept = {
         tuple(tensor.shape): values
         for tensor, values in tflite_kernels(path)
