@@ -44,9 +44,10 @@ class ExportResult:
             random input, or on some of the representative data.
         is_sparse: Boolean. Whether zeros are left out of the file.
         note: String. What is not as one would think of a `.tflite`: which
-            operators of an int8 file compute with floats; why the file is
-            not sparse although that was asked for, or would have made it
-            smaller; that the sparse file is larger after gzip. Else empty.
+            operators of an int8 file compute with floats, or that its steps
+            are larger than the model's outputs; why the file is not sparse
+            although that was asked for, or would have made it smaller; that
+            the sparse file is larger after gzip. Else empty.
 
     Example:
 
@@ -217,6 +218,11 @@ def _write_tflite(model, path, shapes, options, sparse):
         if of_sparse is None and sparse is True and not note:
             note = "A sparse file is not smaller: too few weights are zero."
     notes = [note, _note_on_floats(path) if options.quantize == "int8" else ""]
+    if check.is_blind:
+        notes.append(
+            "The model's outputs are smaller than the steps of an int8 "
+            "softmax, so that the file can return zeros in their place."
+        )
     return (
         difference if of_sparse is None else of_sparse,
         of_sparse is not None,

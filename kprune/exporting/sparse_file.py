@@ -56,8 +56,8 @@ def replace(
 
 
 def _note_on_gzip(sparse: int, plain: int) -> str:
-    if sparse < 1.02 * plain:
-        return ""  # about as large
+    if sparse <= plain:
+        return ""
     return (
         f"As a download the sparse file is larger: {sparse:,} bytes after "
         f"gzip, where the plain one has {plain:,}. `sparse=False` writes that."
