@@ -14,7 +14,8 @@ Y = np.array([0, 1, 2, 1, 1])
 
 def _model(function=lambda x: 5 * x):
     x = keras.Input((3,))
-    return keras.Model(x, function(x), name="net")
+    same = layers.Dense(3, kernel_initializer="identity")(x)
+    return keras.Model(x, function(same), name="net")
 
 
 def _others():
