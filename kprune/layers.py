@@ -1,12 +1,11 @@
 """Prunable layers: they hold the masks and multiply by them."""
 
-import functools
 import math
 
 import keras
 import numpy as np
 
-from kprune import granularities, weights
+from kprune import calling, granularities, weights
 
 _CONVOLUTIONS = (
     keras.layers.Conv1D,
@@ -79,7 +78,7 @@ class PrunableLayer(keras.layers.Wrapper):
         kwargs.setdefault("dtype", layer.dtype_policy)
         # Keras reads the names of the arguments of `call`: what is a tensor,
         # what has a mask, what is built of which shape.
-        object.__setattr__(self, "call", _like(layer.call, self.call))
+        object.__setattr__(self, "call", calling.like(layer.call, self.call))
         # Without autocast the masked values keep the variables' own dtype;
         # the wrapped layer casts them as it always does.
         super().__init__(layer, autocast=False, **kwargs)
@@ -207,10 +206,8 @@ class PrunableLayer(keras.layers.Wrapper):
         if not self._masks:
             if not weights.are_complete(self.layer):
                 # A symbolic call builds layers of every call signature.
-                as_symbols = keras.tree.map_structure(
-                    _as_symbol, (args, kwargs)
-                )
-                self.layer(*as_symbols[0], **as_symbols[1])
+                args_as, kwargs_as = calling.as_symbols((args, kwargs))
+                self.layer(*args_as, **kwargs_as)
             if self.built:
                 # Loaded, see `build_from_config`.
                 self.build()
@@ -259,7 +256,7 @@ class PrunableLayer(keras.layers.Wrapper):
         ]
         # The scope gives the wrapped layer these values for its variables,
         # whatever kind of layer it is, and catches what it assigns.
-        with _Scope(masked, collect_losses=True) as scope:
+        with calling.Scope(masked, collect_losses=True) as scope:
             outputs = self.layer(*args, **kwargs)
         for variable in scope.assigned:
             variable.assign(scope.get_current_value(variable))
@@ -317,51 +314,6 @@ class PrunableLayer(keras.layers.Wrapper):
                 granularity, custom_objects=custom_objects
             )
         return super().from_config(config, custom_objects=custom_objects)
-
-
-class _Scope(keras.StatelessScope):
-    """Gives variables other values, and keeps what is assigned to any.
-
-    To those as well that Keras lists with no layer, such as the states of a
-    stateful recurrent layer.
-    """
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self._assigned = {}
-
-    @property
-    def assigned(self):
-        return list(self._assigned.values())
-
-    def add_update(self, update):
-        variable, _ = update
-        self._assigned[id(variable)] = variable
-        super().add_update(update)
-
-    def get_current_value(self, variable):
-        value = super().get_current_value(variable)
-        if value is None and self.original_scope is not None:
-            # On JAX a model is called in a scope that has all values.
-            value = self.original_scope.get_current_value(variable)
-        return value
-
-
-def _like(method, call):
-    """`call` with the signature of `method`."""
-
-    @functools.wraps(method)
-    def wrapper(*args, **kwargs):
-        return call(*args, **kwargs)
-
-    return wrapper
-
-
-def _as_symbol(x):
-    if hasattr(x, "shape") and hasattr(x, "dtype"):
-        dtype = keras.backend.standardize_dtype(x.dtype)
-        return keras.KerasTensor(tuple(x.shape), dtype=dtype)
-    return x
 
 
 def _no_kernels(layer) -> str:
