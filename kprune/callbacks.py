@@ -1,6 +1,7 @@
 """Callbacks: masks that grow while a model trains, and what heeds them."""
 
 import math
+import numbers
 import warnings
 
 import keras
@@ -106,10 +107,21 @@ class PruningScheduler(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         trainable_layers(self.model)
+        self._check_schedule()
         self._epoch = None
         self._progress = 0.0
         self._frozen = False
         self._steps = self.params.get("steps")
+
+    def _check_schedule(self):
+        """Raises before the training does for what it would end with."""
+        end = schedules.end(self.schedule)
+        ends = [(e + 1) / self._epochs() for e in range(self._epochs())]
+        for progress in (*(p for p in ends if p < end), end):
+            schedules.validate_sparsity(
+                self.schedule(progress),
+                f"sparsity of the schedule at progress {progress:.3g}",
+            )
 
     def on_epoch_begin(self, epoch, logs=None):
         if self._epoch is None and epoch > 0:
@@ -304,4 +316,5 @@ class OnceFrozen(keras.callbacks.Callback):
 
 
 def _is_step_count(value) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    is_integer = isinstance(value, numbers.Integral)
+    return is_integer and not isinstance(value, bool) and value > 0

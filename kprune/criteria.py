@@ -5,6 +5,7 @@ same shape; a higher score means keep.
 """
 
 import dataclasses
+import numbers
 from collections.abc import Callable
 
 import numpy as np
@@ -56,7 +57,9 @@ class Random:
     seed: int = 0
 
     def __post_init__(self):
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+        if isinstance(self.seed, bool) or not isinstance(
+            self.seed, numbers.Integral
+        ):
             raise ValueError(
                 f"`seed` must be an integer. Received: seed={self.seed!r}"
             )

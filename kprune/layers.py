@@ -33,7 +33,8 @@ class PrunableLayer(keras.layers.Wrapper):
     folds them in.
 
     The layer that is passed is the one that trains: pass one of its own to
-    every wrapper.
+    every wrapper. In the summary of a model the masks are among the
+    parameters that do not train.
 
     Args:
         layer: A Keras layer that has kernels once it is built.
@@ -327,7 +328,11 @@ def _no_kernels(layer) -> str:
 class _Shorthand(PrunableLayer):
     """A wrapper that can also make its layer from the layer's arguments."""
 
-    def __init__(self, layer, *args, granularity=None, **kwargs):
+    _size = "units"
+
+    def __init__(self, layer=None, *args, granularity=None, **kwargs):
+        if layer is None:
+            layer = kwargs.pop(self._size, None)
         if not isinstance(layer, keras.layers.Layer) and _is_argument(layer):
             layer = self._accepts(layer, *args, **kwargs)
             kwargs = {}
@@ -370,6 +375,8 @@ class PrunableDense(_Shorthand):
     >>> layer = kprune.PrunableDense(64, activation="relu", name="hidden")
     >>> layer.name, layer.layer.name
     ('prunable_hidden', 'hidden')
+    >>> kprune.PrunableDense(units=64).layer.units
+    64
     """
 
     _accepts = keras.layers.Dense
@@ -407,3 +414,4 @@ class PrunableConv2D(_Shorthand):
     """
 
     _accepts = keras.layers.Conv2D
+    _size = "filters"

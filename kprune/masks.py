@@ -40,6 +40,11 @@ def check_mask(mask, granularity, layer, name) -> None:
             f"the kernel's shape {expected} for '{name}' of layer "
             f"'{layer.name}'. Received: {mask.dtype} of shape {mask.shape}"
         )
+    if not mask.any():
+        raise ValueError(
+            f"The granularity {granularity!r} must keep at least one weight "
+            f"of '{name}' of layer '{layer.name}'. It kept none"
+        )
 
 
 def of_biases(found, kernels) -> dict:

@@ -289,6 +289,14 @@ def _check_any_free(model, graph, layers) -> None:
     )
 
 
+def _check_is_model(model) -> None:
+    if not isinstance(model, keras.layers.Layer):
+        raise ValueError(
+            "Expected a `keras.Model`. "
+            f"Received: {model!r} (of type {type(model).__name__})"
+        )
+
+
 def trainable_layers(model: keras.Model) -> list:
     """The prunable layers of a model that are not frozen.
 
@@ -299,13 +307,11 @@ def trainable_layers(model: keras.Model) -> list:
         List of `PrunableLayer`, at least one.
 
     Raises:
-        ValueError: If there is none, with the line to write.
+        ValueError: If there is none, with the line to write; or if its own
+            layer is used without it too.
     """
-    if not isinstance(model, keras.layers.Layer):
-        raise ValueError(
-            "Expected a `keras.Model` with prunable layers. "
-            f"Received: {model!r} (of type {type(model).__name__})"
-        )
+    _check_is_model(model)
+    functional.check_wrappers(model)
     layers = functional.prunable_layers(model)
     if not layers:
         raise ValueError(
@@ -340,6 +346,9 @@ def sparsity(model: keras.Model) -> float:
     Returns:
         Float in `[0, 1]`; 0.0 where there are no prunable weights.
 
+    Raises:
+        ValueError: If `model` is no Keras model.
+
     Example:
 
     >>> model = keras.Sequential([
@@ -347,6 +356,7 @@ def sparsity(model: keras.Model) -> float:
     >>> kprune.sparsity(model)
     0.0
     """
+    _check_is_model(model)
     zeros = size = 0
     for kernel, mask in functional.prunable_weights(model):
         value = masked_value(kernel, mask)

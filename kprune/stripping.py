@@ -28,8 +28,9 @@ def strip(model: keras.Model, *, compact: bool = True) -> keras.Model:
 
     Raises:
         ValueError: If the model is not built; if a prunable layer is held by
-            a layer that is no model; or if the model is subclassed, its call
-            cannot be traced, and `compact` is true.
+            a layer that is no model, or its own layer is used without it; or
+            if the model is subclassed, its call cannot be traced, and
+            `compact` is true.
 
     Example:
 
@@ -43,6 +44,8 @@ def strip(model: keras.Model, *, compact: bool = True) -> keras.Model:
     >>> stripped.layers[0].name, stripped.layers[0].filters
     ('conv', 8)
     """
+    if isinstance(model, keras.Model):
+        functional.check_wrappers(model)
     if compact:
         return _checked(remove_unused(readable(model, "strip")))
     masks = {}

@@ -376,6 +376,19 @@ def test_bad_arguments(arguments, message):
         kprune.PruningScheduler(**arguments)
 
 
+def test_a_schedule_is_checked_before_the_model_trains():
+    model = _net()
+    before = _kernels(model)
+    scheduler = kprune.PruningScheduler(lambda progress: progress)
+    with pytest.raises(ValueError, match=r"schedule at progress 1.*=1.0"):
+        _fit(model, scheduler)
+    assert _equal(before, _kernels(model))
+
+
+def test_a_number_of_numpy_is_a_number_of_steps():
+    assert kprune.PruningScheduler(update_freq=np.int64(3)).update_freq == 3
+
+
 def test_a_model_without_prunable_layers_is_refused_before_it_trains():
     model = keras.Sequential([keras.Input((20,)), layers.Dense(3)])
     compiled(model)

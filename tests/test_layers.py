@@ -55,6 +55,9 @@ def test_both_forms_of_call():
     )
     assert short.name == long.name == "prunable_hidden"
     assert short.layer.get_config() == long.layer.get_config()
+    assert kprune.PrunableDense(units=3).layer.units == 3
+    conv = kprune.PrunableConv2D(filters=4, kernel_size=(1, 3))
+    assert conv.layer.filters == 4 and conv.layer.kernel_size == (1, 3)
     conv = kprune.PrunableConv2D(4, 3, padding="same", name="conv")
     assert conv.layer.kernel_size == (3, 3) and conv.layer.padding == "same"
     assert conv.layer.name == "conv"

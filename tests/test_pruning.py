@@ -293,6 +293,8 @@ def test_nothing_to_prune_shows_the_line_to_write():
     for no_model in ("model.keras", None):
         with pytest.raises(ValueError, match=r"Expected a `keras.Model`"):
             kprune.prune(no_model, 0.5)
+        with pytest.raises(ValueError, match=r"Expected a `keras.Model`"):
+            kprune.sparsity(no_model)
     unbuilt = keras.Sequential([kprune.PrunableDense(2)], name="net")
     with pytest.raises(ValueError, match=r"'net' is not built.*keras.Input"):
         kprune.prune(unbuilt, 0.5)
@@ -300,6 +302,77 @@ def test_nothing_to_prune_shows_the_line_to_write():
     frozen.trainable = False
     with pytest.raises(ValueError, match="frozen.*trainable"):
         kprune.prune(frozen, 0.5)
+
+
+def _shared(second):
+    """A model in which the layer of a wrapper is used elsewhere as well."""
+    dense = layers.Dense(4, name="shared")
+    inputs = keras.Input((8,))
+    first = kprune.PrunableDense(dense)(inputs)
+    return keras.Model(
+        inputs, layers.Concatenate()([first, second(dense)(inputs)])
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: _shared(lambda dense: dense),
+            "'shared' is in the prunable layer 'prunable_shared', and model",
+        ),
+        (
+            lambda: _shared(
+                lambda dense: kprune.PrunableDense(dense, name="second")
+            ),
+            "two prunable layers, 'prunable_shared' and 'second'",
+        ),
+        (
+            lambda: keras.Sequential(
+                [
+                    keras.Input((3, 8)),
+                    layers.TimeDistributed(kprune.PrunableDense(4)),
+                ]
+            ),
+            r"Wrap the outer.*PrunableLayer\(keras.layers.TimeDistributed\(",
+        ),
+    ],
+)
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda model: kprune.prune(model, 0.5),
+        kprune.strip,
+        lambda model: kprune.strip(model, compact=False),
+    ],
+)
+def test_a_layer_whose_masks_do_not_count_everywhere(make, message, use):
+    with pytest.raises(ValueError, match=message):
+        use(make())
+
+
+def test_a_model_can_keep_the_layers_that_it_wraps():
+    class Keeping(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = layers.Dense(4)
+            self.prunable = kprune.PrunableDense(self.dense)
+
+        def call(self, x):
+            return self.prunable(x)
+
+    model = Keeping()
+    model(np.ones((1, 8)))
+    assert kprune.sparsity(kprune.prune(model, 0.5)) == 0.5
+
+
+def test_a_granularity_that_keeps_nothing():
+    model = _dense([[1.0, 2.0], [3.0, 4.0]])
+    with pytest.raises(ValueError, match="keep at least one weight.*'kernel'"):
+        kprune.prune(
+            model, 0.5, granularity=lambda scores, s: np.zeros((2, 2), bool)
+        )
+    assert _mask(model).all()
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

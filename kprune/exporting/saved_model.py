@@ -5,6 +5,7 @@ SavedModel holds the weights twice. Here a plain `tf.Module` tracks each once.
 """
 
 import errno
+import fnmatch
 import pathlib
 
 import keras
@@ -12,12 +13,32 @@ import keras
 from kprune.exporting import other_backend, signature
 from kprune.structure import functional
 
-CONTENTS = {
-    "assets",
+_FILES = (
     "fingerprint.pb",
     "saved_model.pb",
-    "variables",
-}
+    "variables/variables.data-*",
+    "variables/variables.index",
+)
+_FOLDERS = ("assets", "variables")
+
+
+def others(path: pathlib.Path) -> list[str]:
+    """What is in a folder, at any depth, that no SavedModel of kprune has.
+
+    Args:
+        path: `pathlib.Path` of the folder.
+
+    Returns:
+        List of strings: paths in the folder.
+    """
+    found = []
+    for inside in sorted(path.rglob("*")):
+        name = inside.relative_to(path).as_posix()
+        is_folder = inside.is_dir() and not inside.is_symlink()
+        allowed = _FOLDERS if is_folder else _FILES
+        if not any(fnmatch.fnmatchcase(name, pattern) for pattern in allowed):
+            found.append(name)
+    return found
 
 
 def write(model: keras.Model, path: pathlib.Path, shapes: list) -> None:

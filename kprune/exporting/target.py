@@ -77,14 +77,13 @@ def check(path: pathlib.Path, format: str) -> None:
             "another path."
         )
     if path.is_dir():
-        names = {child.name for child in path.iterdir()}
-        if names and not (
-            "saved_model.pb" in names and names <= saved_model.CONTENTS
-        ):
+        others = saved_model.others(path)
+        is_empty = not any(path.iterdir())
+        if others or not (is_empty or (path / "saved_model.pb").is_file()):
             raise ValueError(
                 f"The folder '{path}' holds something else than a SavedModel "
-                f"({sorted(names - saved_model.CONTENTS)[:3]}), so it is not "
-                "replaced. Choose another path, or empty it first."
+                f"({others[:3]}), so it is not replaced. Choose another path, "
+                "or empty it first."
             )
 
 

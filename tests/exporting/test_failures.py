@@ -206,6 +206,14 @@ def test_a_folder_that_holds_something_else_is_not_touched(tmp_path):
         kprune.export(_small(0.5), folder)
     kprune.export(_small(0.5), tmp_path / "model")
     (tmp_path / "model" / "notes.txt").write_text("precious")
+    for place in ("assets", "variables"):
+        own = tmp_path / f"with {place}"
+        kprune.export(_small(0.5), own)
+        (own / place).mkdir(exist_ok=True)
+        (own / place / "photo.jpg").write_text("precious")
+        with pytest.raises(ValueError, match=f"{place}/photo.jpg"):
+            kprune.export(_small(0.5), own)
+        assert (own / place / "photo.jpg").exists()
     with pytest.raises(ValueError, match="holds something else.*notes.txt"):
         kprune.export(_small(0.5), tmp_path / "model")
     assert (tmp_path / "model" / "notes.txt").read_text() == "precious"
