@@ -274,7 +274,8 @@ def join(schedules: Sequence, boundaries: Sequence[float]) -> Schedule:
             counts.
 
     Returns:
-        The joined schedule. It ends where its last part ends.
+        The joined schedule. It ends where its last part ends, or at the last
+        boundary if that is later.
 
     Raises:
         ValueError: If the numbers of schedules and boundaries do not fit, or

@@ -66,7 +66,8 @@ def _traced(model, composites) -> keras.Model:
     shapes = (model.get_build_config() or {}).get("input_shape")
     if shapes is None:
         raise ValueError(
-            f"Model '{model.name}' does not say what shapes it was built with."
+            f"Model '{model.name}' does not say what shapes it was built with, "
+            "as where its `call` decides on values and cannot be traced."
         )
     inputs = keras.tree.map_shape_structure(
         lambda shape: keras.Input(batch_shape=(None, *shape[1:])), shapes
