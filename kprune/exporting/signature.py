@@ -1,5 +1,6 @@
 """The inputs and outputs of a file: their order, names and shapes."""
 
+import itertools
 import keyword
 import numbers
 import re
@@ -58,7 +59,11 @@ def _valid(names: list[str], prefix: str) -> list[str]:
         name = re.sub(r"[^A-Za-z0-9_]", "_", name)
         if not name[:1].isalpha() or keyword.iskeyword(name) or name == "self":
             name = f"{prefix}_{name}"
-        valid.append(name if name not in valid else f"{name}_{len(valid)}")
+        # TensorFlow's arguments do not differ by upper and lower case only.
+        taken = {other.lower() for other in valid}
+        numbered = (f"{name}_{number}" for number in itertools.count(1))
+        candidates = itertools.chain([name], numbered)
+        valid.append(next(c for c in candidates if c.lower() not in taken))
     return valid
 
 
@@ -148,6 +153,11 @@ def _items(given) -> list:
 
 def _is_shape(given) -> bool:
     return isinstance(given, (list, tuple)) and all(
-        size is None or (isinstance(size, numbers.Integral) and size > 0)
+        size is None
+        or (
+            isinstance(size, numbers.Integral)
+            and not isinstance(size, bool)
+            and size > 0
+        )
         for size in given
     )
