@@ -173,7 +173,7 @@ def test_several_inputs_and_outputs(tmp_path, name):
         assert set(signature["outputs"]) == {"sum", "hidden"}
 
 
-@pytest.mark.parametrize("name", ["model", "model.tflite", "model.onnx"])
+@pytest.mark.parametrize("name", ["model", "model.tflite"])
 @pytest.mark.parametrize("of", ["1st", "class", "self", "Other"])
 def test_names_that_mean_something_else_elsewhere(tmp_path, name, of):
     inputs = [keras.Input((4,), name=of), keras.Input((4,), name="other")]
