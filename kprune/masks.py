@@ -28,6 +28,11 @@ def lowered(scores, staying) -> np.ndarray:
     A kernel at 0.8 then has 0.8 zeros in all.
     """
     lowest = np.nextafter(scores.min(), scores.dtype.type(-np.inf))
+    # Where `torch.set_flush_denormal` is on, smaller numbers equal 0; float16
+    # has none as small.
+    tiny = 2.0**-1022 if scores.dtype == np.float64 else 2.0**-126
+    if scores.dtype != np.float16 and abs(lowest) < tiny:
+        lowest = scores.dtype.type(-tiny)
     return np.where(staying, scores, lowest)
 
 

@@ -16,7 +16,15 @@ LOOPS = pathlib.Path(__file__).parent.parent / "examples" / "custom_loops"
 @pytest.fixture(scope="module")
 def loop():
     """What the example has when it is through, by its names."""
-    return runpy.run_path(str(LOOPS / f"loop_in_{keras.backend.backend()}.py"))
+    backend = keras.backend.backend()
+    try:
+        return runpy.run_path(str(LOOPS / f"loop_in_{backend}.py"))
+    finally:
+        if backend == "torch":
+            import torch
+
+            # The example sets it for its process, which here has other tests.
+            torch.set_flush_denormal(False)
 
 
 def _masked_values(layers):

@@ -426,6 +426,19 @@ def test_weights_that_a_freeze_zeroed_stay_gone_in_a_large_kernel_too():
     assert gone[:100].all()
 
 
+@pytest.mark.skipif(
+    keras.backend.backend() != "torch", reason="a setting of torch"
+)
+def test_they_stay_gone_where_denormal_numbers_are_zeros():
+    import torch
+
+    torch.set_flush_denormal(True)
+    try:
+        test_weights_that_a_freeze_zeroed_stay_gone_in_a_large_kernel_too()
+    finally:
+        torch.set_flush_denormal(False)
+
+
 @pytest.mark.parametrize("granularity", ["unstructured", "filter"])
 @pytest.mark.parametrize("allocation", ["uniform", "global"])
 def test_a_failed_update_leaves_all_masks_as_they_were(granularity, allocation):
