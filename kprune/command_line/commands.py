@@ -18,6 +18,7 @@ from kprune.structure.graph import channel_graph
 
 
 def report(options, steps):
+    """What was pruned, and beside a dense model."""
     if options.path.suffix == ".tflite":
         compares = options.dense or options.data or options.files
         if compares or options.latency:
@@ -58,6 +59,7 @@ def _named(pairs) -> dict:
 
 
 def cost(options, steps):
+    """What a model or file costs, and beside a reference."""
     steps.begin("Measuring" if options.reference else "Counting")
     path = options.path
     found = costs.cost(path, reference=options.reference)
@@ -69,6 +71,7 @@ def cost(options, steps):
 
 
 def graph(options, steps):
+    """The units of a model."""
     steps.begin("Reading the structure")
     graph = channel_graph(
         _load(options.path), pad_layer_norm=options.pad_layer_norm
@@ -77,6 +80,7 @@ def graph(options, steps):
 
 
 def strip(options, steps):
+    """Writes a plain Keras model."""
     def plain(model):
         return stripping.strip(model, compact=not options.keep_shapes)
 
@@ -84,10 +88,12 @@ def strip(options, steps):
 
 
 def compact(options, steps):
+    """Writes a plain model without dead channels."""
     return _write(options, steps, removal.compact, format="keras")
 
 
 def export(options, steps):
+    """Writes a file for a device."""
     sparse = {"auto": "auto", "always": True, "never": False}[options.sparse]
     data = options.representative_data
     return _write(
