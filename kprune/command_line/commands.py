@@ -81,6 +81,7 @@ def graph(options, steps):
 
 def strip(options, steps):
     """Writes a plain Keras model."""
+
     def plain(model):
         return stripping.strip(model, compact=not options.keep_shapes)
 
