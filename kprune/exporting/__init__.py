@@ -176,8 +176,9 @@ def export(
     if is_prunable or model.compiled:
         model = strip(model, compact=is_prunable)
     with target.temporary_folder(path) as folder:
-        # Keras goes by the suffix of what it writes.
-        written = folder / path.name
+        # Keras goes by the suffix of what it writes. Nothing else of the name
+        # is kept, so that no helper's file in the folder has the same.
+        written = folder / f"model{path.suffix}"
         is_sparse, note = False, ""
         if format == "tflite":
             options = litert.Options(quantize, batches, integer_io)

@@ -60,7 +60,7 @@ def write(
     from tensorflow.lite.python.convert_phase import ConverterError
 
     # The same one for the plain file and the sparse one.
-    folder = path.with_suffix(".kprune_saved_model")
+    folder = path.with_name("for_conversion")
     if not folder.exists():
         saved_model.write(full_precision.in_float32(model), folder, shapes)
     converter = tf.lite.TFLiteConverter.from_saved_model(

@@ -37,7 +37,7 @@ def write(
         ValueError: If the process fails, with what it said and what to do.
         OSError: If it cannot write, such as on a full disk.
     """
-    source = path.with_name(f"{path.name}.keras")
+    source = path.with_name("for_tensorflow.keras")
     model.save(source)
     finished = subprocess.run(
         [

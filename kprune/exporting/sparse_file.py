@@ -41,7 +41,7 @@ def replace(
     """
     if max(map(_share_of_zeros, model.weights), default=0) < _SMALLEST_SHARE:
         return None, ""
-    sparse = plain.with_suffix(".kprune_sparse")
+    sparse = plain.with_name("sparse.tflite")
     try:
         litert.write(model, sparse, shapes, options, sparse=True)
         if sparse.stat().st_size >= plain.stat().st_size:

@@ -138,7 +138,7 @@ def move(written: pathlib.Path, path: pathlib.Path) -> None:
         written.replace(path)
         return
     # A folder cannot be renamed onto one that is not empty.
-    before = written.with_name(f"{written.name}.before")
+    before = written.with_name("before")
     path.rename(before)
     try:
         written.rename(path)

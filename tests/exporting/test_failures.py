@@ -282,13 +282,17 @@ def test_a_disk_that_is_full_in_the_other_process(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["model.kprune_before", "before", "x.sparse", "saved_model"]
+    "name", ["before", "for_conversion", "model", "sparse.tflite"]
 )
 def test_temporary_files_have_no_name_of_a_user(tmp_path, name):
     for _ in range(2):
         kprune.export(_small(), tmp_path / name, format="saved_model")
-    kprune.export(_small(0.9), tmp_path / f"{name}_", format="tflite")
-    assert {p.name for p in tmp_path.iterdir()} == {name, f"{name}_"}
+    result = kprune.export(
+        _small(0.9), tmp_path / "files" / name, format="tflite"
+    )
+    assert result.largest_difference < 1e-5
+    assert {p.name for p in tmp_path.iterdir()} == {name, "files"}
+    assert [p.name for p in (tmp_path / "files").iterdir()] == [name]
 
 
 def test_a_failed_export_leaves_no_new_folders(tmp_path, monkeypatch):
