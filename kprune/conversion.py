@@ -52,9 +52,9 @@ def make_prunable(
     >>> [layer.name for layer in prunable.layers]
     ['prunable_hidden', 'logits']
     """
-    subclassed, model = model, readable(model, "make prunable")
-    if model is not subclassed:
-        _warn_of_own_training(subclassed)
+    original, model = model, readable(model, "make prunable")
+    if model is not original:
+        _warn_of_own_training(original)
     if functional.prunable_layers(model):
         raise ValueError(
             f"Model '{model.name}' has prunable layers already: use it as it "

@@ -9,6 +9,7 @@ from kprune import allocations, criteria, granularities, masks, schedules
 from kprune.ranking import removed_count
 from kprune.structure import functional, units
 from kprune.structure.graph import channel_graph, readable_or_none
+from kprune.structure.wrappers import check_wrappers
 from kprune.weights import masked_value, to_numpy
 
 
@@ -311,7 +312,7 @@ def trainable_layers(model: keras.Model) -> list:
             layer is used without it too.
     """
     _check_is_model(model)
-    functional.check_wrappers(model)
+    check_wrappers(model)
     layers = functional.prunable_layers(model)
     if not layers:
         raise ValueError(

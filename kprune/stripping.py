@@ -6,6 +6,7 @@ from kprune.structure import functional, subclassing
 from kprune.structure.graph import readable
 from kprune.structure.rebuilding import Rebuilder, clone, unwrapped
 from kprune.structure.removal import remove_unused
+from kprune.structure.wrappers import check_wrappers
 from kprune.weights import masked_value
 
 
@@ -45,7 +46,7 @@ def strip(model: keras.Model, *, compact: bool = True) -> keras.Model:
     ('conv', 8)
     """
     if isinstance(model, keras.Model):
-        functional.check_wrappers(model)
+        check_wrappers(model)
     if compact:
         return _checked(remove_unused(readable(model, "strip")))
     masks = {}
