@@ -116,8 +116,8 @@ def export(
             as well, instead of floats.
         sparse: Of a `.tflite`: whether zeros are left out of the file. It
             gets smaller, not faster, and takes longer to load. After gzip it
-            can be up to a quarter larger than the plain one, which `note`
-            then says: for an app store, which compresses, take `False`.
+            can be larger than the plain one, which `note` then says: for an
+            app store, which compresses, take `False`.
             `"auto"` does so with floats where the file gets smaller; `True`
             with 8 bits as well, though few such files run. A file that
             LiteRT's default interpreter does not run is never written; then
