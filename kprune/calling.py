@@ -9,11 +9,17 @@ class Scope(keras.StatelessScope):
     """Gives variables other values, and keeps what is assigned to any.
 
     To those as well that Keras lists with no layer, such as the states of a
-    stateful recurrent layer.
+    stateful recurrent layer. Losses are collected.
+
+    Args:
+        values: List of pairs of a `keras.Variable` and a tensor of its shape
+            and dtype.
     """
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
+    def __init__(self, values):
+        super().__init__(collect_losses=True)
+        # Not checked again by Keras, which shows in eager steps.
+        self.state_mapping = {id(variable): value for variable, value in values}
         self._assigned = {}
 
     @property

@@ -257,7 +257,7 @@ class PrunableLayer(keras.layers.Wrapper):
         ]
         # The scope gives the wrapped layer these values for its variables,
         # whatever kind of layer it is, and catches what it assigns.
-        with calling.Scope(masked, collect_losses=True) as scope:
+        with calling.Scope(masked) as scope:
             outputs = self.layer(*args, **kwargs)
         for variable in scope.assigned:
             variable.assign(scope.get_current_value(variable))

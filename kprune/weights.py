@@ -174,13 +174,14 @@ def times_mask(variable, mask):
     Returns:
         Tensor of the shape and dtype of the variable.
     """
-    value = ops.convert_to_tensor(variable)
-    mask = ops.convert_to_tensor(mask)
     if keras.backend.backend() == "torch":
         import torch
 
-        # torch turns a byte into a float several times faster than a boolean.
-        mask = mask.view(torch.uint8)
+        # Without Keras's operations, whose checks show in eager steps. torch
+        # turns a byte into a float several times faster than a boolean.
+        value = variable.value
+        return value * mask.value.view(torch.uint8).to(value.dtype)
+    value = ops.convert_to_tensor(variable)
     return value * ops.cast(mask, value.dtype)
 
 
