@@ -87,7 +87,9 @@ class PrunableLayer(keras.layers.Wrapper):
         self._masks = {}
         self._for_good = {}
         self.supports_masking = layer.supports_masking
+        # The wrapped layer checks and converts its arguments.
         self._allow_non_tensor_positional_args = True
+        self._convert_input_args = False
         if weights.are_complete(layer):
             self.build()
 

@@ -1,6 +1,7 @@
 """`prune`: the only place where the nouns meet."""
 
 import functools
+from collections.abc import Iterable
 
 import keras
 import numpy as np
@@ -135,7 +136,13 @@ class Pruner:
         return granularities.get(layer.granularity)
 
     def _share_out(self, layers, sparsity) -> list[float]:
-        shares = list(self._allocation(layers, sparsity))
+        shares = self._allocation(layers, sparsity)
+        if not isinstance(shares, Iterable):
+            raise ValueError(
+                "The allocation must return a list of sparsities, one for each "
+                f"layer. Received: {shares!r}"
+            )
+        shares = list(shares)
         if len(shares) != len(layers):
             raise ValueError(
                 f"The allocation must return {len(layers)} sparsities, one "

@@ -10,7 +10,7 @@ what remains of the training fine-tunes the weights that are left.
 import dataclasses
 import math
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 Schedule = Callable[[float], float]
 
@@ -190,7 +190,8 @@ class Polynomial(_Ramp):
 
     def __post_init__(self):
         super().__post_init__()
-        if not isinstance(self.power, numbers.Real) or not self.power > 0:
+        is_number = isinstance(self.power, numbers.Real)
+        if not is_number or isinstance(self.power, bool) or not self.power > 0:
             raise ValueError(
                 "`power` must be a positive number. "
                 f"Received: power={self.power!r}"
@@ -278,8 +279,8 @@ def join(schedules: Sequence, boundaries: Sequence[float]) -> Schedule:
         boundary if that is later.
 
     Raises:
-        ValueError: If the numbers of schedules and boundaries do not fit, or
-            the boundaries do not rise.
+        ValueError: If the numbers of schedules and boundaries do not fit, the
+            boundaries do not rise, or either is no sequence.
 
     Example:
 
@@ -290,6 +291,11 @@ def join(schedules: Sequence, boundaries: Sequence[float]) -> Schedule:
     >>> schedule(0.05), schedule(0.4), schedule(0.75)
     (0.0, 0.3, 0.8)
     """
+    for name, values in (("schedules", schedules), ("boundaries", boundaries)):
+        if not isinstance(values, Iterable):
+            raise ValueError(
+                f"`{name}` must be a list or tuple. Received: {name}={values!r}"
+            )
     schedules = tuple(get(schedule) for schedule in schedules)
     boundaries = tuple(boundaries)
     for boundary in boundaries:

@@ -48,7 +48,7 @@ def strip(model: keras.Model, *, compact: bool = True) -> keras.Model:
     if isinstance(model, keras.Model):
         check_wrappers(model)
     if compact:
-        return _checked(remove_unused(readable(model, "strip")))
+        return _checked(remove_unused(_with_graph(model)))
     masks = {}
     for layer in functional.prunable_layers(model):
         for name, variable in layer.maskable.items():
@@ -67,6 +67,18 @@ def strip(model: keras.Model, *, compact: bool = True) -> keras.Model:
     plain = rebuilder.rebuild(model)
     rebuilder.copy_weights(value)
     return _checked(plain)
+
+
+def _with_graph(model) -> keras.Model:
+    try:
+        return readable(model, "strip")
+    except ValueError as error:
+        if not isinstance(model, keras.Model) or not model.built:
+            raise
+        raise ValueError(
+            f"{error} Or keep all channels: `kprune.strip(model, "
+            "compact=False)` needs no graph."
+        ) from error
 
 
 def _checked(plain: keras.Model) -> keras.Model:

@@ -10,7 +10,7 @@ your own tells whether kprune can work with what you wrote:
 
 import functools
 import numbers
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import keras
 import numpy as np
@@ -229,7 +229,10 @@ def check_allocation(allocation) -> None:
                 f"Allocation {allocation!r} for {len(layers)} layers at "
                 f"sparsity {sparsity}",
             )
-            shares = list(allocation(layers[:], sparsity))
+            shares = allocation(layers[:], sparsity)
+            is_list = isinstance(shares, Iterable)
+            expect(is_list, "return a list of sparsities", f"{shares}")
+            shares = list(shares)
             again = list(allocation(layers[:], sparsity))
             expect(
                 len(shares) == len(layers)

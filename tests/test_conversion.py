@@ -276,7 +276,7 @@ def _quantized():
     [
         (lambda: _built(Untraceable()), "subclass Untraceable.*keras.Model"),
         (lambda: keras.Sequential([layers.Dense(2)]), "not built.*keras.Input"),
-        (lambda: layers.Dense(2), "expected a `keras.Model`"),
+        (lambda: layers.Dense(2), "Expected a `keras.Model`"),
         (
             lambda: keras.Sequential([keras.Input((2,)), layers.ReLU()]),
             "no layer to prune",

@@ -253,7 +253,7 @@ def test_oneshot_outside_the_training(at):
         schedules.OneShot(0.5, at=at)
 
 
-@pytest.mark.parametrize("power", [0, -1, float("nan"), "3", None])
+@pytest.mark.parametrize("power", [0, -1, float("nan"), "3", None, True])
 def test_bad_powers(power):
     with pytest.raises(ValueError, match="`power` must be a positive number"):
         schedules.Polynomial(0.5, power=power)
@@ -270,3 +270,7 @@ def test_bad_joins():
         schedules.join([0.3, 0.5], [10])
     with pytest.raises(ValueError, match="Unknown schedule"):
         schedules.join([0.3, "none"], [0.5])
+    with pytest.raises(ValueError, match="`schedules` must be a list.*0.3"):
+        schedules.join(0.3, [0.5])
+    with pytest.raises(ValueError, match="`boundaries` must be a list.*0.5"):
+        schedules.join([0.3, 0.5], 0.5)

@@ -260,6 +260,7 @@ calls = itertools.count()
         (lambda layers, s: [-s] * len(layers), r"in \[0, 1\).*-0.1"),
         (lambda layers, s: [s * np.nan] * len(layers), r"in \[0, 1\).*nan"),
         (lambda layers, s: [None] * len(layers), r"in \[0, 1\).*None"),
+        (lambda layers, s: None, "return a list of sparsities.*None"),
         (lambda layers, s: [s > 0] * len(layers), r"in \[0, 1\).*False"),
         (
             lambda layers, s: [s and next(calls) % 2 / 4 for _ in layers],

@@ -22,18 +22,19 @@ than 2,000 steps have 20 updates a training instead. The difference is that of
 the pairs that share a seed; the bar is met where their mean is no more than
 their standard deviation below 0. Both sides train without XLA.
 
-Time: both processes live at once and work in turns, in an order drawn anew
-every round, so that they share what slows the machine. A turn of training is
-an epoch of 200 steps in one long `fit` on random images while masks grow, with
-two mask updates in TFMOT and three in kprune, which has one more at the end of
-every epoch. It is shown as each compiles by default (`jit_compile`: XLA in
-Keras 3, none in Keras 2), and without XLA on both sides. "dense step" is the
-same without pruning: the ratio there is that of Keras 3 to Keras 2. A turn of
-mask updates is ten of all masks of a net: `kprune.prune`, and in TFMOT the
-operation that its training step calls, in a `tf.function`, without writing
-masked weights. Ratios are medians of paired ratios of the time on the wall,
-with quartiles. A second process of TFMOT has its turns too; its ratio to the
-first is the control.
+Time: processes live at once and work in turns, in an order drawn anew every
+round, so that they share what slows the machine. A turn of training is an epoch
+of 100 steps in one long `fit` on random images while masks grow, with one mask
+update in TFMOT and two in kprune, which has one more at the end of every epoch.
+It is shown as each compiles by default (`jit_compile`: XLA in Keras 3, none in
+Keras 2), and without XLA on both sides. Two processes train the same net
+without pruning: "to dense" is what a step takes of the dense step of the same
+Keras, which is what pruning costs, and under "kprune / TFMOT" there stands how
+dense steps of Keras 3 compare to those of Keras 2. A turn of mask updates is
+ten of all masks of a net: `kprune.prune`, and in TFMOT the operation that its
+training step calls, in a `tf.function`, without writing masked weights. Ratios
+are medians of paired ratios of the time on the wall, with quartiles. A second
+process of TFMOT has its turns too; its ratio to the first is the control.
 
 Bytes: of the `.tflite` of `kprune.export`, and of `strip_pruning` and
 `TFLiteConverter` with `EXPERIMENTAL_SPARSITY`, or without it where the sparse
@@ -65,6 +66,7 @@ PACKAGES = [
 ]
 WORKER = pathlib.Path(__file__).with_name("tfmot_worker.py")
 NETS = ["LeNet-300-100", "LeNet-5-like"]
+TIMED_NETS = [*NETS, "MLP"]
 SPARSITIES = [0.8, 0.95]
 COMPILATIONS = {"by default": {}, "no XLA": {"jit_compile": False}}
 
@@ -104,10 +106,12 @@ class Process(Channel):
         self._process.wait()
 
 
-def in_turns(processes: dict, turns: int, command: str, **arguments) -> dict:
+def in_turns(
+    processes: dict, turns: int, command: str, arguments: dict
+) -> dict:
     """Dict from a process to the seconds of each of its turns."""
-    for process in processes.values():
-        process.send((command, {"turns": turns, **arguments}))
+    for name, process in processes.items():
+        process.send((command, {"turns": turns, **arguments[name]}))
     seconds = {name: np.zeros(turns) for name in processes}
     generator = np.random.default_rng(0)
     for turn in range(turns):
@@ -183,7 +187,7 @@ def add_trained_rows(table, net, dense, runs) -> None:
             )
 
 
-def add_timed_row(table, label, seconds, repeats, has_bar=True) -> None:
+def add_timed_row(table, label, seconds, repeats) -> None:
     median, text = ratio(seconds["kprune"], seconds["TFMOT"])
     control = ratio(seconds["control"], seconds["TFMOT"])[1]
     table.add_row(
@@ -194,7 +198,16 @@ def add_timed_row(table, label, seconds, repeats, has_bar=True) -> None:
         ),
         two_lines(text),
         two_lines(control),
-        verdict(median < 1) if has_bar else "",
+        verdict(median < 1),
+    )
+
+
+def add_row_to_dense(table, seconds) -> None:
+    dense = {side: seconds[f"{side} dense"] for side in ("TFMOT", "kprune")}
+    table.add_row(
+        "  to dense;\n  dense, Keras 3 / Keras 2",
+        *(two_lines(ratio(seconds[side], dense[side])[1]) for side in dense),
+        two_lines(ratio(dense["kprune"], dense["TFMOT"])[1]),
     )
 
 
@@ -254,31 +267,39 @@ def main() -> None:
             *train(processes, net, arguments.epochs, arguments.seeds),
         )
     processes["control"] = Process(python, "TFMOT")
+    dense = {
+        "TFMOT dense": Process(python, "TFMOT"),
+        "kprune dense": Process(sys.executable, "kprune"),
+    }
     # The first turn compiles. In the last two kprune's masks are final.
     turns = arguments.rounds + 3
-    for net, is_pruned, (label, compilation) in itertools.product(
-        NETS, (True, False), COMPILATIONS.items()
+    for net, (label, compilation) in itertools.product(
+        TIMED_NETS, COMPILATIONS.items()
     ):
+        each = {"net": net, "compilation": compilation}
         seconds = in_turns(
-            processes,
+            processes | dense,
             turns,
             "time_steps",
-            net=net,
-            is_pruned=is_pruned,
-            compilation=compilation,
+            {name: {**each, "is_pruned": True} for name in processes}
+            | {name: {**each, "is_pruned": False} for name in dense},
         )
         seconds = {name: of[1:-2] for name, of in seconds.items()}
-        step = "training step" if is_pruned else "dense step"
         add_timed_row(
             table,
-            f"{net}: {step}, ms,\n{label}",
+            f"{net}: training step, ms,\n{label}",
             seconds,
             STEPS_A_TURN,
-            has_bar=is_pruned,
         )
+        add_row_to_dense(table, seconds)
+    for process in dense.values():
+        process.close()
     for net in [*NETS, "1M weights"]:
         seconds = in_turns(
-            processes, arguments.rounds + 1, "time_mask_updates", net=net
+            processes,
+            arguments.rounds + 1,
+            "time_mask_updates",
+            dict.fromkeys(processes, {"net": net}),
         )
         seconds = {name: of[1:] for name, of in seconds.items()}
         add_timed_row(table, f"{net}: mask update, ms", seconds, UPDATES_A_TURN)

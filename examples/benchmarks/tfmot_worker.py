@@ -24,7 +24,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 
 BATCH_SIZE = 128
-STEPS_A_TURN = 200
+STEPS_A_TURN = 100
 UPDATES_A_TURN = 10
 UPDATE_SPARSITY = 0.8
 
@@ -186,6 +186,20 @@ def lenet_5_like(keras):
     )
 
 
+def mlp(keras):
+    """784-1024-1024-10, 1.9M parameters."""
+    layers = keras.layers
+    return keras.Sequential(
+        [
+            layers.Input((28, 28, 1)),
+            layers.Flatten(),
+            layers.Dense(1024, activation="relu"),
+            layers.Dense(1024, activation="relu"),
+            layers.Dense(10),
+        ]
+    )
+
+
 def one_million(keras):
     """One Dense layer of a million weights."""
     layers = keras.layers
@@ -197,6 +211,7 @@ def one_million(keras):
 NETS = {
     "LeNet-300-100": lenet_300_100,
     "LeNet-5-like": lenet_5_like,
+    "MLP": mlp,
     "1M weights": one_million,
 }
 

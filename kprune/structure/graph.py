@@ -161,7 +161,7 @@ def readable(model, verb: str) -> keras.Model:
     """
     if not isinstance(model, keras.Model):
         raise ValueError(
-            f"Cannot {verb} it: expected a `keras.Model`. "
+            f"Expected a `keras.Model` to {verb}. "
             f"Received: {model!r} (of type {type(model).__name__})"
         )
     if functional.has_graph(model):

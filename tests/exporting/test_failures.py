@@ -245,7 +245,7 @@ def test_bad_models(tmp_path):
     model(np.ones((1, 2), "float32"))
     with pytest.raises(ValueError, match="subclass Untraceable"):
         kprune.export(model, tmp_path / "model")
-    with pytest.raises(ValueError, match="expected a `keras.Model`"):
+    with pytest.raises(ValueError, match="Expected a `keras.Model`"):
         kprune.export(None, tmp_path / "model")
     assert not list(tmp_path.iterdir())
 

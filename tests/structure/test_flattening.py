@@ -211,6 +211,12 @@ def test_what_cannot_be_traced_says_what_to_do(function):
         function(model)
 
 
+def test_strip_says_what_it_can_do_without_a_graph():
+    model = _branching(np.ones((1, 3)))
+    with pytest.raises(ValueError, match=r"compact=False\)` needs no graph"):
+        kprune.strip(model)
+
+
 class Choosy(keras.Model):
     """Cannot be traced, though Keras builds it by tracing."""
 

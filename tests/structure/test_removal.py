@@ -406,7 +406,7 @@ def test_prunable_layers_inside_of_other_layers_are_named(compact):
 def test_bad_models(function):
     with pytest.raises(ValueError, match="not built.*keras.Input"):
         function(keras.Sequential([layers.Dense(2)]))
-    with pytest.raises(ValueError, match="expected a `keras.Model`"):
+    with pytest.raises(ValueError, match="Expected a `keras.Model`"):
         function("model.keras")
 
 
