@@ -9,6 +9,7 @@ and takes commands from it. Both sides run the same code but for the classes
 other environment does not have it.
 """
 
+import functools
 import gzip
 import importlib.metadata
 import os
@@ -154,15 +155,15 @@ def _versions(*distributions) -> str:
     )
 
 
-def lenet_300_100(keras):
-    """266,610 parameters."""
+def mlp(keras, width, second_width):
+    """Two hidden layers; 300 and 100 wide it has 266,610 parameters."""
     layers = keras.layers
     return keras.Sequential(
         [
             layers.Input((28, 28, 1)),
             layers.Flatten(),
-            layers.Dense(300, activation="relu"),
-            layers.Dense(100, activation="relu"),
+            layers.Dense(width, activation="relu"),
+            layers.Dense(second_width, activation="relu"),
             layers.Dense(10),
         ]
     )
@@ -186,20 +187,6 @@ def lenet_5_like(keras):
     )
 
 
-def mlp(keras):
-    """784-1024-1024-10, 1.9M parameters."""
-    layers = keras.layers
-    return keras.Sequential(
-        [
-            layers.Input((28, 28, 1)),
-            layers.Flatten(),
-            layers.Dense(1024, activation="relu"),
-            layers.Dense(1024, activation="relu"),
-            layers.Dense(10),
-        ]
-    )
-
-
 def one_million(keras):
     """One Dense layer of a million weights."""
     layers = keras.layers
@@ -209,9 +196,9 @@ def one_million(keras):
 
 
 NETS = {
-    "LeNet-300-100": lenet_300_100,
+    "LeNet-300-100": functools.partial(mlp, width=300, second_width=100),
     "LeNet-5-like": lenet_5_like,
-    "MLP": mlp,
+    "MLP": functools.partial(mlp, width=1024, second_width=1024),
     "1M weights": one_million,
 }
 
