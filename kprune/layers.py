@@ -311,6 +311,13 @@ class PrunableLayer(keras.layers.Wrapper):
     @classmethod
     def from_config(cls, config, custom_objects=None):
         config = dict(config)
+        if "go_backwards" in config:
+            # So `Bidirectional` makes its second layer of the first.
+            raise ValueError(
+                "A `Bidirectional` cannot hold a prunable layer. Wrap the outer "
+                "layer instead: `kprune.PrunableLayer("
+                "keras.layers.Bidirectional(...))`."
+            )
         granularity = config.get("granularity")
         if granularity is not None and not isinstance(granularity, str):
             config["granularity"] = keras.saving.deserialize_keras_object(

@@ -310,6 +310,10 @@ class NoWeights(layers.Layer):
             "has no kernels",
         ),
         (
+            lambda: layers.Bidirectional(kprune.PrunableLayer(layers.LSTM(3))),
+            r"hold a prunable.*PrunableLayer\(keras.layers.Bidirectional",
+        ),
+        (
             lambda: kprune.PrunableDense(3, granularity="channels"),
             r"Unknown granularity.*\['block', 'filter', 'nm', 'unstructured'\]",
         ),
