@@ -314,9 +314,9 @@ class PrunableLayer(keras.layers.Wrapper):
         if "go_backwards" in config:
             # So `Bidirectional` makes its second layer of the first.
             raise ValueError(
-                "A `Bidirectional` cannot hold a prunable layer. Wrap the outer "
-                "layer instead: `kprune.PrunableLayer("
-                "keras.layers.Bidirectional(...))`."
+                "A `Bidirectional` cannot hold a prunable layer. Wrap it "
+                "instead: "
+                "`kprune.PrunableLayer(keras.layers.Bidirectional(...))`."
             )
         granularity = config.get("granularity")
         if granularity is not None and not isinstance(granularity, str):
