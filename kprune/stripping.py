@@ -47,38 +47,32 @@ def strip(model: keras.Model, *, compact: bool = True) -> keras.Model:
     """
     if isinstance(model, keras.Model):
         check_wrappers(model)
+    try:
+        graph = readable(model, "strip")
+    except ValueError as error:
+        if not isinstance(model, keras.Model) or not model.built:
+            raise
+        if compact:
+            raise ValueError(
+                f"{error} Or keep all channels: `kprune.strip(model, "
+                "compact=False)` needs no graph."
+            ) from error
+        return subclassing.unwrap(model, _value_under_mask(model))
     if compact:
-        return _checked(remove_unused(_with_graph(model)))
+        return _checked(remove_unused(graph))
+    rebuilder = Rebuilder(lambda layer: clone(unwrapped(layer)))
+    plain = rebuilder.rebuild(graph)
+    rebuilder.copy_weights(_value_under_mask(model))
+    return _checked(plain)
+
+
+def _value_under_mask(model):
+    """A function from a variable of the model to what counts of it."""
     masks = {}
     for layer in functional.prunable_layers(model):
         for name, variable in layer.maskable.items():
             masks[id(variable)] = layer.masks[name]
-
-    def value(variable):
-        return masked_value(variable, masks.get(id(variable)))
-
-    try:
-        model = readable(model, "strip")
-    except ValueError:
-        if not isinstance(model, keras.Model) or not model.built:
-            raise
-        return subclassing.unwrap(model, value)
-    rebuilder = Rebuilder(lambda layer: clone(unwrapped(layer)))
-    plain = rebuilder.rebuild(model)
-    rebuilder.copy_weights(value)
-    return _checked(plain)
-
-
-def _with_graph(model) -> keras.Model:
-    try:
-        return readable(model, "strip")
-    except ValueError as error:
-        if not isinstance(model, keras.Model) or not model.built:
-            raise
-        raise ValueError(
-            f"{error} Or keep all channels: `kprune.strip(model, "
-            "compact=False)` needs no graph."
-        ) from error
+    return lambda variable: masked_value(variable, masks.get(id(variable)))
 
 
 def _checked(plain: keras.Model) -> keras.Model:
