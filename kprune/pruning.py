@@ -137,13 +137,8 @@ class Pruner:
 
     def _share_out(self, layers, sparsity) -> list[float]:
         shares = self._allocation(layers, sparsity)
-        if not isinstance(shares, Iterable):
-            raise ValueError(
-                "The allocation must return a list of sparsities, one for each "
-                f"layer. Received: {shares!r}"
-            )
-        shares = list(shares)
-        if len(shares) != len(layers):
+        shares = list(shares) if isinstance(shares, Iterable) else shares
+        if not isinstance(shares, list) or len(shares) != len(layers):
             raise ValueError(
                 f"The allocation must return {len(layers)} sparsities, one "
                 "for each of the layers "

@@ -273,8 +273,8 @@ def test_sparsity_of_plain_and_prunable_models():
             "boolean mask of the kernel's shape.*'kernel' of layer",
         ),
         ({"allocation": lambda layers, s: [s]}, "must return 4 sparsities"),
-        ({"allocation": lambda layers, s: None}, "return a list.*: None"),
-        ({"allocation": lambda layers, s: s}, "return a list of sparsities"),
+        ({"allocation": lambda layers, s: None}, "return 4 sparsities.*: None"),
+        ({"allocation": lambda layers, s: s}, "return 4 sparsities.*: 0.5"),
         (
             {"allocation": lambda layers, s: [s, s, s, 2.0]},
             "sparsity of 'prunable_logits'",
