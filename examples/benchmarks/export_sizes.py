@@ -127,19 +127,11 @@ def latencies(results: dict, format: str, rounds: int) -> dict:
     return {name: ratio(cpu[name], cpu["dense"]) for name in cpu}
 
 
-def variants(net: keras.Model, multiple_of: int) -> dict:
-    """Dict from a name to a callable that makes the model."""
+def variants(multiple_of: int) -> dict:
+    """Dict from a name to a sparsity and a granularity."""
     filters = kprune.granularities.Filter(multiple_of=multiple_of)
-    return {
-        "dense": lambda: net,
-        **{
-            name: functools.partial(pruned, net, sparsity, granularity)
-            for shares, granularity in (
-                (FILTERS, filters),
-                (WEIGHTS, "unstructured"),
-            )
-            for name, sparsity in shares.items()
-        },
+    return {name: (share, filters) for name, share in FILTERS.items()} | {
+        name: (share, "unstructured") for name, share in WEIGHTS.items()
     }
 
 
@@ -149,11 +141,14 @@ def measure(name: str, multiple_of: int, rounds: int, progress) -> tuple:
     samples = np.random.default_rng(0).normal(size=(16, *net.input_shape[1:]))
     samples = samples.astype("float32")
     enliven(net, samples)
-    makers = variants(net, multiple_of)
-    task = progress.add_task(name, total=len(makers) + 2)
+    models = {"dense": lambda: net} | {
+        variant: functools.partial(pruned, net, *how)
+        for variant, how in variants(multiple_of).items()
+    }
+    task = progress.add_task(name, total=len(models) + 2)
     results, macs = {}, {}
     with tempfile.TemporaryDirectory() as folder:
-        for variant, make in makers.items():
+        for variant, make in models.items():
             model = make()
             place = pathlib.Path(folder) / variant
             results[variant] = write(model, place, samples)
