@@ -25,16 +25,16 @@ their standard deviation below 0. Both sides train without XLA.
 Time: processes live at once and work in turns, in an order drawn anew every
 round, so that they share what slows the machine. A turn of training is an epoch
 of 100 steps in one long `fit` on random images while masks grow, with one mask
-update in TFMOT and two in kprune, which has one more at the end of every epoch.
-It is shown as each compiles by default (`jit_compile`: XLA in Keras 3, none in
-Keras 2), and without XLA on both sides. Two processes train the same net
-without pruning: "to dense" is what a step takes of the dense step of the same
-Keras, which is what pruning costs, and under "kprune / TFMOT" there stands how
-dense steps of Keras 3 compare to those of Keras 2. A turn of mask updates is
-ten of all masks of a net: `kprune.prune`, and in TFMOT the operation that its
-training step calls, in a `tf.function`, without writing masked weights. Ratios
-are medians of paired ratios of the time on the wall, with quartiles. A second
-process of TFMOT has its turns too; its ratio to the first is the control.
+update. It is shown as each compiles by default (`jit_compile`: XLA in Keras 3,
+none in Keras 2), and without XLA on both sides. Two processes train the same
+net without pruning: "to dense" is what a step takes of the dense step of the
+same Keras, which is what pruning costs, and under "kprune / TFMOT" there stands
+how dense steps of Keras 3 compare to those of Keras 2. A turn of mask updates
+is ten of all masks of a net: `kprune.prune`, and in TFMOT the operation that
+its training step calls, in a `tf.function`, without writing masked weights.
+Ratios are medians of paired ratios of the time on the wall, with quartiles. A
+second process of TFMOT has its turns too; its ratio to the first is the
+control.
 
 Bytes: of the `.tflite` of `kprune.export`, and of `strip_pruning` and
 `TFLiteConverter` with `EXPERIMENTAL_SPARSITY`, or without it where the sparse
