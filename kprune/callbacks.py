@@ -7,7 +7,7 @@ import warnings
 import keras
 
 from kprune import schedules
-from kprune.pruning import Pruner, sparsity, trainable_layers
+from kprune.pruning import Pruner, masked_share, sparsity, trainable_layers
 
 
 class PruningScheduler(keras.callbacks.Callback):
@@ -128,16 +128,31 @@ class PruningScheduler(keras.callbacks.Callback):
             self._resume(epoch)
         self._epoch = epoch
         self._steps_done = 0
+        self._iterations_before = self._iterations()
 
     def _resume(self, epoch):
         """Goes on from a backup, made before or after this callback ran."""
+        if self._steps is None:
+            self._steps = self._steps_before(epoch)
         final = self.schedule(schedules.end(self.schedule))
-        is_reached = sparsity(self.model) >= final - 1e-3
+        is_reached = masked_share(self.model) >= final - 1e-3
         if is_reached and self._was_frozen_before_the_end_of(epoch - 1):
             # The masks that were loaded are final.
             self._freeze()
         else:
             self._update_at_end_of(epoch - 1)
+
+    def _steps_before(self, epoch):
+        """Steps of an epoch, as those before took; `None` if not known."""
+        if super().model.optimizer.gradient_accumulation_steps:
+            return None
+        steps, rest = divmod(self._iterations(), epoch)
+        return None if rest or not steps else steps
+
+    def _iterations(self) -> int:
+        """How often the optimizer was applied, usually once a step."""
+        # Of the model that trains: of a Distiller, not of its student.
+        return int(super().model.optimizer.iterations)
 
     def _was_frozen_before_the_end_of(self, epoch) -> bool:
         if self._reached_end(epoch / self._epochs()):
@@ -156,6 +171,8 @@ class PruningScheduler(keras.callbacks.Callback):
         before, self._steps_done = self._steps_done, batch
         if self._steps is None or self._frozen:
             return  # A dataset of unknown length: known after one epoch.
+        if batch >= self._steps:
+            return  # JAX begins this one, and then finds no data.
         start = self._epoch * self._steps
         crossed = (start + batch) // self.update_freq
         if crossed > (start + before) // self.update_freq:
@@ -164,9 +181,11 @@ class PruningScheduler(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         if self._steps_done:
-            # Of the model that trains: of a Distiller, not of its student.
-            executed = super().model.steps_per_execution
-            self._steps = self._steps_done + executed
+            begun = self._steps_done + super().model.steps_per_execution
+            # The last one begun may have found no data.
+            counted = self._iterations() - self._iterations_before
+            is_right = self._steps_done <= counted <= begun
+            self._steps = counted if is_right else begun
         if not self._frozen:
             self._update_at_end_of(epoch)
         if self._frozen:
@@ -194,12 +213,12 @@ class PruningScheduler(keras.callbacks.Callback):
         )
 
     def _warn_of_earlier_weights(self):
-        now = sparsity(self.model)
-        if now < self._final_sparsity - 1e-6:
+        now = masked_share(self.model)
+        if now < self._final_share - 1e-6:
             warnings.warn(
                 "The model was given back the weights and masks of an earlier "
                 f"epoch: its sparsity is {now:.3g}, and was "
-                f"{self._final_sparsity:.3g}. Epochs before the masks were "
+                f"{self._final_share:.3g}. Epochs before the masks were "
                 "final are no fair rivals; let the callback see the others "
                 "only: `kprune.OnceFrozen(keras.callbacks.EarlyStopping(...), "
                 "scheduler)`.",
@@ -224,7 +243,7 @@ class PruningScheduler(keras.callbacks.Callback):
     def _freeze(self) -> None:
         self._frozen = True
         self._apply_masks()
-        self._final_sparsity = sparsity(self.model)
+        self._final_share = masked_share(self.model)
 
     def _reached_end(self, progress: float) -> bool:
         # A progress such as 7 / 10 may be a rounding error short of the end.
@@ -278,6 +297,12 @@ class OnceFrozen(keras.callbacks.Callback):
                 "`OnceFrozen(callback, scheduler)` takes a Keras callback and "
                 "the `PruningScheduler` of the training. "
                 f"Received: callback={callback!r}, scheduler={scheduler!r}"
+            )
+        if getattr(callback, "save_freq", "epoch") != "epoch":
+            raise ValueError(
+                "`OnceFrozen` shows a callback the ends of epochs, not steps, "
+                f"and {type(callback).__name__} would never save. Leave out "
+                f"its `save_freq`. Received: save_freq={callback.save_freq!r}"
             )
         self.callback = callback
         self.scheduler = scheduler

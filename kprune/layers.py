@@ -90,6 +90,11 @@ class PrunableLayer(keras.layers.Wrapper):
         # The wrapped layer checks and converts its arguments.
         self._allow_non_tensor_positional_args = True
         self._convert_input_args = False
+        # Made in a `keras.RematScope`: recomputed with its masks, or not at
+        # all. The wrapped layer alone would be recomputed without them.
+        for part in [layer, *weights.sublayers(layer)]:
+            self._remat_mode = self._remat_mode or part._remat_mode
+            part._remat_mode = None
         if weights.are_complete(layer):
             self.build()
 
@@ -243,6 +248,10 @@ class PrunableLayer(keras.layers.Wrapper):
                 )
                 for index, (name, kernel) in enumerate(self.kernels.items())
             }
+            # `tf.train.Checkpoint` finds variables that are attributes only.
+            kept = [*self._masks.values(), *self._for_good.values()]
+            for index, variable in enumerate(kept):
+                setattr(self, f"_kept_{index}", variable)
         self.built = True
 
     def build_from_config(self, config):
@@ -271,6 +280,15 @@ class PrunableLayer(keras.layers.Wrapper):
                 # layer too it would count twice.
                 scope.original_scope.add_loss(loss)
         return outputs
+
+    def rematerialized_call(self, layer_call, *args, **kwargs):
+        # JAX keeps what it traced of a function, with the values of that call;
+        # of a new function it has none.
+        return super().rematerialized_call(
+            lambda *args, **kwargs: layer_call(*args, **kwargs),
+            *args,
+            **kwargs,
+        )
 
     def _masked_variables(self) -> list:
         """Pairs of a variable and its mask.

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from kprune.weights import filters_last
+
 
 def slice_mask(variable, slices) -> np.ndarray | None:
     """The mask of a variable of which whole slices go, `None` if none do."""
@@ -52,11 +54,12 @@ def check_mask(mask, granularity, layer, name) -> None:
         )
 
 
-def of_biases(found, kernels) -> dict:
+def of_biases(layer, found, kernels) -> dict:
     """The masks of biases of filters of which nothing is left.
 
     Args:
-        found: Dict from the name of each weight of a layer to its mask.
+        layer: The prunable layer.
+        found: Dict from the name of each weight of the layer to its mask.
         kernels: The names of those that are kernels.
 
     Returns:
@@ -66,7 +69,8 @@ def of_biases(found, kernels) -> dict:
     for name in kernels:
         bias = name.removesuffix("kernel") + "bias"
         if bias in found:
-            kept = found[name].reshape(-1, found[name].shape[-1]).any(axis=0)
+            mask = filters_last(layer.layer, found[name])
+            kept = mask.reshape(-1, mask.shape[-1]).any(axis=0)
             if kept.shape == found[bias].shape:
                 changed[bias] = kept
     return changed

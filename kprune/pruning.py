@@ -11,7 +11,7 @@ from kprune.ranking import removed_count
 from kprune.structure import functional, units
 from kprune.structure.graph import channel_graph, readable_or_none
 from kprune.structure.wrappers import check_wrappers
-from kprune.weights import masked_value, to_numpy
+from kprune.weights import filters_last, masked_value, to_numpy
 
 
 def prune(
@@ -212,7 +212,18 @@ class Pruner:
                 mask = np.broadcast_to(True, tuple(variable.shape))
             found[name] = mask
         if share is not None and isinstance(granularity, granularities.Filter):
-            found.update(masks.of_biases(found, kernels))
+            found.update(masks.of_biases(layer, found, kernels))
+        # The bias of a filter that is gone for good stays away, whatever the
+        # granularity is now.
+        gone = {
+            name: ~dead
+            for name in kernels
+            if (dead := layer.pruned_for_good(name)) is not None
+        }
+        for name, kept in masks.of_biases(
+            layer, {**found, **gone}, gone
+        ).items():
+            found[name] = found[name] & (kept | to_numpy(layer.masks[name]))
         return found
 
     def _mask_of(self, layer, name, share, mask) -> np.ndarray:
@@ -245,7 +256,11 @@ class Pruner:
         scores = self._finite_scores(layer, name, value)
         if staying is not None:
             scores = masks.lowered(scores, staying)
-        mask = np.asarray(granularity(scores, share))
+        if isinstance(granularity, (granularities.Filter, granularities.NM)):
+            mask = granularity(filters_last(layer.layer, scores), share)
+            mask = filters_last(layer.layer, mask)
+        else:
+            mask = np.asarray(granularity(scores, share))
         masks.check_mask(mask, granularity, layer, name)
         return masks.both(mask, staying)
 
@@ -366,3 +381,19 @@ def sparsity(model: keras.Model) -> float:
         zeros += value.size - np.count_nonzero(value)
         size += value.size
     return float(zeros / size) if size else 0.0
+
+
+def masked_share(model: keras.Model) -> float:
+    """The fraction of the prunable weights of a model that are masked.
+
+    Unlike `sparsity` without weights that just happen to be 0.
+
+    Args:
+        model: `keras.Model` with prunable layers.
+
+    Returns:
+        Float in `[0, 1]`.
+    """
+    kept = [to_numpy(mask) for _, mask in functional.prunable_weights(model)]
+    size = sum(mask.size for mask in kept)
+    return 1 - sum(np.count_nonzero(mask) for mask in kept) / size

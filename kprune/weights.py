@@ -6,6 +6,12 @@ from keras import ops
 
 # Trainable tensors of rank 2 and more that are no kernels.
 _NEVER_KERNELS = {"alpha", "beta", "bias", "gamma", "recurrent_bias", "scale"}
+_FOREIGN = (keras.layers.TFSMLayer, keras.layers.TorchModuleWrapper)
+_TRANSPOSED = (
+    keras.layers.Conv1DTranspose,
+    keras.layers.Conv2DTranspose,
+    keras.layers.Conv3DTranspose,
+)
 
 
 def kernels(layer: keras.layers.Layer) -> dict:
@@ -15,7 +21,8 @@ def kernels(layer: keras.layers.Layer) -> dict:
     embeddings, and the trainable matrices of a custom layer), but not biases,
     norms' scales or PReLU slopes, and nothing quantized. A layer with LoRA
     weights has none: zeros in its kernel are not zeros of the sum. Nor has a
-    SpectralNormalization, which writes its kernel anew at each step.
+    SpectralNormalization, which writes its kernel anew at each step, nor a
+    torch module or SavedModel within Keras, which computes with its own.
 
     Args:
         layer: A built Keras layer.
@@ -34,7 +41,11 @@ def kernels(layer: keras.layers.Layer) -> dict:
     """
     if _has_lora(layer) or _is_spectral(layer):
         return {}
-    return _named(layer, _is_kernel)
+    parts = [layer, *sublayers(layer)]
+    # What was made to train: a frozen layer's kernels are kernels as well.
+    trained = {id(v) for part in parts for v in part._trainable_variables}
+    trained -= {id(variable) for variable in _foreign(layer)}
+    return _named(layer, lambda v: id(v) in trained and _is_kernel(v))
 
 
 def no_kernels_reason(layer: keras.layers.Layer) -> str:
@@ -52,6 +63,8 @@ def no_kernels_reason(layer: keras.layers.Layer) -> str:
         return "spectral normalization writes its kernel anew"
     if getattr(layer, "quantization_mode", None) is not None:
         return "quantized"
+    if _foreign(layer):
+        return "a torch module or SavedModel computes with its own variables"
     return "no kernels" if layer.weights else "no weights"
 
 
@@ -107,6 +120,16 @@ def _is_spectral(layer) -> bool:
     return isinstance(layer, keras.layers.SpectralNormalization)
 
 
+def _foreign(layer) -> list:
+    """Variables that Keras lists, but that what computes does not ask for."""
+    return [
+        variable
+        for part in [layer, *sublayers(layer)]
+        if isinstance(part, _FOREIGN)
+        for variable in part.weights
+    ]
+
+
 def _is_float(variable) -> bool:
     dtype = keras.backend.standardize_dtype(variable.dtype)
     return "float" in dtype and "float8" not in dtype
@@ -115,11 +138,7 @@ def _is_float(variable) -> bool:
 def _is_kernel(variable) -> bool:
     if len(variable.shape) < 2 or not _is_float(variable):
         return False
-    if variable.name in _NEVER_KERNELS:
-        return False
-    # A frozen layer's kernels still are kernels, known by their names.
-    named = variable.name.endswith(("kernel", "embeddings"))
-    return variable.trainable or named
+    return variable.name not in _NEVER_KERNELS
 
 
 def _is_bias(variable) -> bool:
@@ -136,6 +155,22 @@ def _named(layer, wanted) -> dict:
     if len(set(names)) < len(names):
         names = [f"{index}/{name}" for index, name in enumerate(names)]
     return dict(zip(names, chosen))
+
+
+def filters_last(layer: keras.layers.Layer, values) -> np.ndarray:
+    """A view of an array of a kernel's shape, with its filters last.
+
+    A transposed convolution has its filters last but one; the same call turns
+    them back.
+
+    Args:
+        layer: The Keras layer of the kernel.
+        values: Array of the kernel's shape.
+
+    Returns:
+        Array.
+    """
+    return values.swapaxes(-1, -2) if isinstance(layer, _TRANSPOSED) else values
 
 
 def to_numpy(variable) -> np.ndarray:

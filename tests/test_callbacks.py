@@ -240,6 +240,86 @@ def test_backup_and_restore_continues(
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 
+@pytest.mark.parametrize("stop", [1, 2, 3, 4])
+def test_a_resumed_training_counts_steps_of_unknown_length(tmp_path, stop):
+    import tensorflow as tf
+
+    def fit(model, callbacks):
+        data = tf.data.Dataset.from_tensor_slices(_data()).batch(16)
+        schedule = kprune.schedules.Linear(0.6, end=0.55)
+        scheduler = kprune.PruningScheduler(schedule, update_freq=3)
+        model.fit(
+            data.filter(lambda x, y: True),  # its length is unknown now
+            epochs=6,
+            verbose=0,
+            callbacks=[
+                scheduler,
+                keras.callbacks.BackupAndRestore(tmp_path / "backup"),
+                *callbacks,
+            ],
+        )
+
+    class Crash(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == stop:
+                raise InterruptedError
+
+    straight, resumed = Recorder(), Recorder()
+    fit(_net(), [straight])
+    keras.utils.set_random_seed(0)
+    with pytest.raises(InterruptedError):
+        fit(_net(), [Crash()])
+    fit(_net(), [resumed])
+    for ahead, epoch in enumerate(range(stop, 6)):
+        assert _equal(resumed.ends[ahead], straight.ends[epoch])
+
+
+def test_zeros_that_are_not_masked_are_no_final_masks():
+    model = keras.Sequential(
+        [
+            keras.Input((20,)),
+            kprune.PrunableDense(30, kernel_constraint="non_neg"),
+            kprune.PrunableDense(3, kernel_constraint="non_neg"),
+        ]
+    )
+    for layer in model.layers:
+        kernel = np.random.default_rng(0).normal(size=layer.layer.kernel.shape)
+        layer.layer.kernel.assign(np.maximum(kernel, 0))
+    assert kprune.sparsity(model) > 0.4
+    compiled(model, learning_rate=1e-2)
+    _fit(model, kprune.PruningScheduler(0.4), 8, initial_epoch=5)
+    for mask, kernel in zip(_masks(model)[::2], _kernels(model), strict=True):
+        assert np.count_nonzero(~mask) == int(0.4 * kernel.size)
+
+
+def test_zeros_that_train_later_are_no_earlier_weights(recwarn):
+    model = keras.Sequential(
+        [
+            keras.Input((4,), dtype="int32"),
+            kprune.PrunableLayer(
+                layers.Embedding(40, 8, embeddings_initializer="zeros")
+            ),
+            layers.Flatten(),
+            layers.Dense(3),
+        ]
+    )
+    compiled(model, learning_rate=1e-2)
+
+    def batches():
+        # Half of the rows come when the masks are final.
+        for step in range(32):
+            rows = np.arange(64).reshape(16, 4) % (20 if step < 24 else 40)
+            yield rows.astype("int32"), np.arange(16) % 3
+
+    scheduler = kprune.PruningScheduler(0.3)
+    history = model.fit(
+        batches(), epochs=4, steps_per_epoch=8, verbose=0, callbacks=[scheduler]
+    )
+    sparsity = history.history["sparsity"]
+    assert sparsity[-1] < sparsity[-2] - 0.05
+    assert not [w for w in recwarn if "earlier epoch" in str(w.message)]
+
+
 def test_a_dense_model_resumed_behind_the_end_is_pruned_all_the_same():
     model = _net()
     history = _fit(model, kprune.PruningScheduler(0.6), 6, initial_epoch=4)
@@ -254,6 +334,39 @@ def test_a_second_training_never_revives_a_frozen_mask():
     _fit(model, kprune.PruningScheduler(0.3, criterion="random"), 4)
     for before, after in zip(frozen, _masks(model), strict=True):
         assert not after[~before].any()
+
+
+@pytest.mark.parametrize("granularity", ["unstructured", "nm"])
+def test_biases_of_frozen_filters_stay_away(granularity):
+    model = keras.Sequential(
+        [
+            keras.Input((20,)),
+            kprune.PrunableDense(8, granularity="filter"),
+            kprune.PrunableDense(3),
+        ]
+    )
+    compiled(model, learning_rate=1e-2)
+    _fit(model, kprune.PruningScheduler(0.5), 4)
+    first = model.layers[0]
+    gone = ~numpy(first.masks["bias"])
+    assert gone.sum() == 4
+    _fit(model, kprune.PruningScheduler(0.7, granularity=granularity), 4)
+    np.testing.assert_array_equal(~numpy(first.masks["bias"]), gone)
+    assert not numpy(first(_data()[0]))[:, gone].any()
+
+
+def test_biases_of_neurons_that_single_weights_left_stay():
+    model = keras.Sequential(
+        [keras.Input((20,)), kprune.PrunableDense(8), kprune.PrunableDense(3)]
+    )
+    kernel = np.ones((20, 8), "float32")
+    kernel[:, :4] = 1e-6
+    model.layers[0].layer.set_weights([kernel, np.ones(8, "float32")])
+    compiled(model, learning_rate=1e-6)
+    for _ in range(2):
+        _fit(model, kprune.PruningScheduler(0.5), 4)
+    assert not numpy(model.layers[0].masks["kernel"])[:, :4].any()
+    assert numpy(model.layers[0].masks["bias"]).all()
 
 
 @pytest.mark.parametrize("through", ["memory", "a file", "no scheduler"])
@@ -310,6 +423,9 @@ def test_what_once_frozen_takes():
     stopping = keras.callbacks.EarlyStopping()
     with pytest.raises(ValueError, match="takes a Keras callback and"):
         kprune.OnceFrozen(kprune.PruningScheduler(), stopping)
+    saving = keras.callbacks.ModelCheckpoint("best.keras", save_freq=2)
+    with pytest.raises(ValueError, match="ModelCheckpoint would never save"):
+        kprune.OnceFrozen(saving, kprune.PruningScheduler())
     scheduler = kprune.PruningScheduler()
     with pytest.warns(UserWarning, match="EarlyStopping no epoch"):
         _fit(_net(), kprune.OnceFrozen(stopping, scheduler))

@@ -322,3 +322,125 @@ class NoWeights(layers.Layer):
 def test_bad_input(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@keras.saving.register_keras_serializable(package="kprune_tests")
+class Own(layers.Layer):
+    """A product with a matrix whose name says nothing."""
+
+    def build(self, input_shape):
+        self.w = self.add_weight(shape=(input_shape[-1], 8), name="w")
+
+    def call(self, inputs):
+        return ops.matmul(inputs, self.w)
+
+
+def test_a_frozen_layer_of_ones_own_keeps_its_masks(tmp_path):
+    model = keras.Sequential(
+        [keras.Input((20,)), kprune.PrunableLayer(Own()), layers.Dense(3)]
+    )
+    kprune.prune(model, 0.5)
+    x = np.random.default_rng(0).normal(size=(4, 20)).astype("float32")
+    expected = numpy(model(x))
+    model.trainable = False
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    for frozen in (model, loaded, kprune.strip(model)):
+        np.testing.assert_allclose(numpy(frozen(x)), expected, atol=1e-6)
+        assert kprune.sparsity(frozen) == pytest.approx(
+            0.5 if frozen.layers[0].name.startswith("prunable") else 80 / 184
+        )
+    wrapped = kprune.PrunableLayer(loaded.layers[0].layer)
+    assert list(wrapped.masks) == ["w"]
+
+
+def test_a_layer_wrapped_while_frozen_has_masks_for_all():
+    layer = Own()
+    layer.build((None, 20))
+    layer.trainable = False
+    wrapped = kprune.PrunableLayer(layer)
+    layer.trainable = True
+    model = keras.Sequential([keras.Input((20,)), wrapped])
+    assert kprune.sparsity(kprune.prune(model, 0.5)) == 0.5
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "torch", reason="torch modules in Keras"
+)
+def test_torch_modules_are_left_alone_and_named():
+    import torch
+
+    class Holder(layers.Layer):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.linear = torch.nn.Linear(20, 8)
+
+        def call(self, inputs):
+            return self.linear(inputs)
+
+    with pytest.raises(ValueError, match="computes with its own variables"):
+        kprune.PrunableLayer(layers.TorchModuleWrapper(torch.nn.Linear(20, 8)))(
+            np.ones((2, 20), "float32")
+        )
+    inputs = keras.Input((20,))
+    x = Holder()(inputs)
+    model = keras.Model(inputs, kprune.PrunableDense(3)(x))
+    with pytest.raises(ValueError, match="computes with its own variables"):
+        kprune.PrunableLayer(model.layers[1])
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="TensorFlow's checkpoints"
+)
+def test_masks_are_in_a_checkpoint_of_tensorflow(tmp_path):
+    import tensorflow as tf
+
+    def net():
+        return keras.Sequential(
+            [keras.Input((20,)), kprune.PrunableDense(8), layers.Dense(3)]
+        )
+
+    model, other = kprune.prune(net(), 0.5), net()
+    model.layers[0].apply_masks()
+    path = tf.train.Checkpoint(model=model).write(str(tmp_path / "checkpoint"))
+    tf.train.Checkpoint(model=other).read(path).assert_consumed()
+    masks = [net.layers[0].masks["kernel"] for net in (model, other)]
+    np.testing.assert_array_equal(*map(numpy, masks))
+    assert not numpy(masks[1]).all()
+    gone = other.layers[0].pruned_for_good("kernel")
+    np.testing.assert_array_equal(gone, ~numpy(masks[0]))
+    assert len({id(v) for v in model.weights}) == len(model.weights) == 7
+
+
+@pytest.mark.parametrize("where", ["wrapper", "layer", "both"])
+def test_recomputed_activations_train_as_kept_ones(where):
+    def net(scope):
+        keras.utils.set_random_seed(0)
+        with scope("layer"):
+            hidden = layers.Dense(16, activation="relu")
+        with scope("wrapper"):
+            hidden = kprune.PrunableLayer(hidden)
+        model = keras.Sequential(
+            [keras.Input((20,)), hidden, kprune.PrunableDense(3)]
+        )
+        # Keras itself recomputes nothing in a graph of TensorFlow.
+        eager = keras.backend.backend() == "tensorflow"
+        model.compile(keras.optimizers.SGD(0.1), "mse", run_eagerly=eager)
+        return kprune.prune(model, 0.5)
+
+    def recomputing(part):
+        is_in_it = where in (part, "both")
+        return keras.RematScope("full" if is_in_it else None)
+
+    x = np.random.default_rng(0).normal(size=(32, 20)).astype("float32")
+    kernels = []
+    for scope in (recomputing, lambda part: keras.RematScope(None)):
+        model = net(scope)
+        hidden = model.layers[0]
+        before = numpy(hidden.layer.kernel).copy()
+        model.fit(x, x[:, :3], epochs=2, shuffle=False, verbose=0)
+        kernels.append(numpy(hidden.layer.kernel))
+        assert np.abs(kernels[-1] - before).max() > 1e-3
+        kept = numpy(hidden.masks["kernel"])
+        np.testing.assert_array_equal(kernels[-1][~kept], before[~kept])
+    np.testing.assert_allclose(*kernels, atol=1e-6)

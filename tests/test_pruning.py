@@ -464,3 +464,29 @@ def test_where_all_filters_have_to_stay_the_reason_is_named():
         kprune.prune(model, 0.5, granularity="filter")
     kprune.prune(model, 0.5, granularity="unstructured")
     assert model.layers[0].sparsity == 0.5
+
+
+def test_filters_of_a_transposed_convolution_without_a_graph():
+    class Branching(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.up = kprune.PrunableLayer(layers.Conv2DTranspose(4, 3))
+
+        def call(self, x):
+            return self.up(x) if keras.ops.sum(x) > 0 else -self.up(x)
+
+    model = Branching()
+    model(np.ones((1, 5, 5, 6), "float32"))
+    kprune.prune(model, 0.5)
+    kernel, bias = (numpy(model.up.masks[name]) for name in ("kernel", "bias"))
+    assert kernel.shape == (3, 3, 4, 6)
+    np.testing.assert_array_equal(kernel.any(axis=(0, 1, 3)), bias)
+    np.testing.assert_array_equal(kernel.all(axis=(0, 1, 3)), bias)
+    assert bias.sum() == 2
+
+
+def test_n_of_m_inputs_of_a_transposed_convolution():
+    layer = kprune.PrunableLayer(layers.Conv2DTranspose(3, 2), granularity="nm")
+    kprune.prune(keras.Sequential([keras.Input((4, 4, 8)), layer]), 0.5)
+    groups = numpy(layer.masks["kernel"]).reshape(2, 2, 3, 2, 4)
+    assert (groups.sum(axis=-1) == 2).all()
