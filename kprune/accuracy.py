@@ -17,8 +17,8 @@ def accuracies(models, data) -> list[float]:
         List of floats, one a model.
 
     Raises:
-        ValueError: If the data is of another kind, empty, without end, or
-            does not fit a model.
+        ValueError: If the data is of another kind, empty, without end, does
+            not fit a model, or holds no classes; or if a score is nan.
     """
     right, total = [0] * len(models), 0
     if _is_pair(data):
@@ -29,6 +29,12 @@ def accuracies(models, data) -> list[float]:
         y = _numbers(y)
         if not y.size:
             continue
+        if any(map(_is_number, keras.tree.flatten(x))):
+            raise ValueError(
+                "The samples in `data` must be an array, or one for each input "
+                f"of the model. Received: a {type(x).__name__} of numbers; "
+                "call `np.asarray` on it"
+            )
         for index, model in enumerate(models):
             hits = _hits(_scores(model, x, predict), y)
             right[index] += int(hits.sum())
@@ -38,6 +44,10 @@ def accuracies(models, data) -> list[float]:
             "`data` is empty: there is no sample to compute an accuracy of."
         )
     return [count / total for count in right]
+
+
+def _is_number(x) -> bool:
+    return np.isscalar(x) or getattr(x, "shape", None) == ()
 
 
 def _is_pair(data) -> bool:
@@ -106,12 +116,25 @@ def _scores(model, x, predict) -> np.ndarray:
             "Accuracy is that of a classifier, with one output. "
             f"Received: model '{model.name}' with {len(scores)} outputs"
         )
-    return np.asarray(scores)
+    scores = np.asarray(scores)
+    unknown = np.isnan(scores)
+    if unknown.any():
+        raise ValueError(
+            "Accuracy needs scores that are numbers; look for nan in the "
+            f"model's weights and in the samples. Received: {unknown.sum():,} "
+            f"of {scores.size:,} scores of model '{model.name}' are nan"
+        )
+    return scores
 
 
 def _hits(scores, y) -> np.ndarray:
     """For each sample whether the highest score is that of its class."""
     if y.ndim == scores.ndim and y.shape[-1] == scores.shape[-1] > 1:
+        if np.isnan(y).any():
+            raise ValueError(
+                "`y` must be classes, as numbers or one-hot. Received: y with "
+                "nan"
+            )
         y = np.argmax(y, axis=-1)  # one-hot
     if y.ndim == scores.ndim and y.shape[-1] == 1:
         y = y[..., 0]
@@ -120,5 +143,11 @@ def _hits(scores, y) -> np.ndarray:
             "Accuracy is that of a classifier: the model must give a score "
             "per class, and `y` the classes, as numbers or one-hot. Received: "
             f"outputs of shape {scores.shape} and y of shape {y.shape}"
+        )
+    broken = y[(y != np.floor(y)) | np.isinf(y)]  # nan too
+    if broken.size:
+        raise ValueError(
+            "`y` must be classes, as whole numbers or one-hot; targets of a "
+            f"regression have no accuracy. Received: y with {broken[0]}"
         )
     return np.argmax(scores, axis=-1) == y

@@ -144,7 +144,8 @@ class PruningScheduler(keras.callbacks.Callback):
 
     def _steps_before(self, epoch):
         """Steps of an epoch, as those before took; `None` if not known."""
-        if super().model.optimizer.gradient_accumulation_steps:
+        optimizer = super().model.optimizer
+        if optimizer is None or optimizer.gradient_accumulation_steps:
             return None
         steps, rest = divmod(self._iterations(), epoch)
         return None if rest or not steps else steps
@@ -152,7 +153,8 @@ class PruningScheduler(keras.callbacks.Callback):
     def _iterations(self) -> int:
         """How often the optimizer was applied, usually once a step."""
         # Of the model that trains: of a Distiller, not of its student.
-        return int(super().model.optimizer.iterations)
+        optimizer = super().model.optimizer
+        return 0 if optimizer is None else int(optimizer.iterations)
 
     def _was_frozen_before_the_end_of(self, epoch) -> bool:
         if self._reached_end(epoch / self._epochs()):

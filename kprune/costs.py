@@ -29,9 +29,10 @@ class Cost:
         parameters: Integer. All numbers, masks not included. A `.tflite` file
             can have fewer than the model (norms are folded, and biases of
             zeros left out or shared) or more (what a loop starts from).
-        weights: Integer. The numbers in kernels.
+        weights: Integer. The numbers in kernels, shared ones once.
         zeros: Integer. How many of them are exactly 0.
-        macs: Integer. Multiply-accumulates for one sample, zeros included;
+        macs: Integer. Multiply-accumulates for one sample, zeros included
+            (of a file whose inputs and outputs have no batch, for one run);
             `None` if unknown.
         bytes: Integer. The size of the file; `None` for a model in memory.
         gzip_bytes: Integer. The same after gzip.
@@ -200,7 +201,15 @@ def parameters(model: keras.Model) -> int:
     return sum(sizes)
 
 
-def _of_model(model) -> Cost:
+def count_weights(model: keras.Model) -> tuple[int, int]:
+    """Counts the weights in kernels, each once, and the zeros among them.
+
+    Args:
+        model: A built `keras.Model`.
+
+    Returns:
+        Tuple of two integers; masked weights are zeros.
+    """
     masks = {
         id(variable): layer.masks[name]
         for layer in functional.prunable_layers(model)
@@ -215,14 +224,20 @@ def _of_model(model) -> Cost:
         weights.masked_value(kernel, masks.get(key))
         for key, kernel in kernels.items()
     ]
+    return (
+        sum(value.size for value in values),
+        sum(value.size - int(np.count_nonzero(value)) for value in values),
+    )
+
+
+def _of_model(model) -> Cost:
     with functional.calls_forgotten(model):
         graph = readable_or_none(model)
         found = None if graph is None else macs(graph)
     return Cost(
         model.name,
         parameters(model),
-        sum(value.size for value in values),
-        sum(value.size - int(np.count_nonzero(value)) for value in values),
+        *count_weights(model),
         found,
     )
 

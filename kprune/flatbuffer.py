@@ -39,8 +39,10 @@ class Tensor:
     Args:
         name: String.
         shape: Tuple of integers; 1 where a size is open.
+        open_axes: Tuple of the axes whose size is open.
         type: String, as the schema names it, such as `"FLOAT32"`.
         data: Array of bytes; `None` if it is computed.
+        buffer: Integer. Where the file has the data; tensors can share it.
         zero_points: Array: which integer stands for 0, one or one per index
             of `quantized_axis`; empty if it is not quantized.
         quantized_axis: Integer.
@@ -49,8 +51,10 @@ class Tensor:
 
     name: str
     shape: tuple
+    open_axes: tuple
     type: str
     data: np.ndarray | None
+    buffer: int
     zero_points: np.ndarray
     quantized_axis: int
     is_sparse: bool
@@ -263,6 +267,7 @@ def _tensor(tensor, type, buffers, content) -> Tensor:
     if buffer.offset > 1:  # beyond 2 GB the numbers lie behind the rest
         data = np.frombuffer(content, np.uint8, buffer.size, buffer.offset)
     shape = _integers(tensor.shape)
+    signature = _integers(tensor.shapeSignature)  # empty if none is open
     quantization = tensor.quantization
     zero_points, axis = np.zeros(0, np.int64), 0
     if quantization is not None and quantization.scale is not None:
@@ -274,8 +279,10 @@ def _tensor(tensor, type, buffers, content) -> Tensor:
     read = Tensor(
         (tensor.name or b"").decode(),
         shape,
+        tuple(axis for axis, size in enumerate(signature) if size < 0),
         type,
         None if data is None else np.asarray(data, np.uint8),
+        tensor.buffer,
         zero_points,
         axis,
         tensor.sparsity is not None,

@@ -15,6 +15,7 @@ _OPERANDS = {
     "LESS": (None, None),
     "MEAN": (None, None),
     "PAD": (None, None),
+    "RESHAPE": (None,),
     "TRANSPOSE_CONV": (None, 4, None),
 }
 

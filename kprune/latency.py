@@ -89,7 +89,8 @@ def measure(
         A `Latency`.
 
     Raises:
-        ValueError: If a file is missing, damaged, or cannot run.
+        ValueError: If a file is missing, damaged, or cannot run, or its inputs
+            leave more open than the batch.
     """
     interpreters = [load(file) for file in (path, reference, reference)]
     durations = [_run(interpreter, 3) for interpreter in interpreters]
@@ -121,12 +122,26 @@ def load(path: str | os.PathLike):
         input.
 
     Raises:
-        ValueError: If the file is missing, damaged, or cannot run.
+        ValueError: If the file is missing, damaged, or cannot run, or its
+            inputs leave more open than the batch.
     """
     from ai_edge_litert.interpreter import Interpreter
 
     # A damaged file could bring the interpreter and Python down.
-    flatbuffer.read(path)
+    graph, *_ = flatbuffer.read(path)
+    for tensor in (graph.tensors[index] for index in graph.inputs):
+        sizes = tuple(
+            None if axis in tensor.open_axes else size
+            for axis, size in enumerate(tensor.shape)
+        )
+        if None in sizes[1:]:
+            raise ValueError(
+                "A file is timed on inputs of fixed sizes; only the batch may "
+                "be open. Export the model with `input_signature` of fixed "
+                "sizes, such as (1, 224, 224, 3). Received: "
+                f"'{os.fspath(path)}' with the input '{tensor.name}' of shape "
+                f"{sizes}"
+            )
     try:
         interpreter = Interpreter(model_path=os.fspath(path), num_threads=1)
         interpreter.allocate_tensors()

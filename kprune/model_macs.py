@@ -84,11 +84,8 @@ def _count_call(layer, call, values) -> tuple[dict, list]:
     try:
         if not multiply_accumulates.is_composite(layer):
             outputs = keras.tree.flatten(layer(*args, **kwargs))
-            if isinstance(layer, keras.layers.EinsumDense):
-                # Keras goes by the sizes that the layer was made with.
-                shape = multiply_accumulates.einsum_dense_shape(
-                    layer, args, kwargs
-                )
+            shape = multiply_accumulates.output_shape(layer, args, kwargs)
+            if shape is not None:
                 outputs = [_symbol(shape, outputs[0].dtype)]
             count = multiply_accumulates.of_call(layer, args, kwargs, outputs)
             return {id(layer): count}, outputs

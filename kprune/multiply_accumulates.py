@@ -13,11 +13,11 @@ _TRANSPOSED = (
     layers.Conv2DTranspose,
     layers.Conv3DTranspose,
 )
+_SEPARABLE = (layers.SeparableConv1D, layers.SeparableConv2D)
 _DEPTHWISE = (
     layers.DepthwiseConv1D,
     layers.DepthwiseConv2D,
-    layers.SeparableConv1D,
-    layers.SeparableConv2D,
+    *_SEPARABLE,
 )
 _WITH_KERNELS = (
     layers.Dense,
@@ -37,6 +37,7 @@ _KNOWN = (
 )
 # No kernel and no layer inside, but products of what they are called with.
 _PRODUCTS = (layers.Dot, layers.Lambda)
+_DOT_PRODUCT_ATTENTION = functional.operation_classes("DotProductAttention")
 
 
 def is_one_of(layer, kinds: tuple) -> bool:
@@ -68,10 +69,11 @@ def is_composite(operation) -> bool:
     if is_one_of(operation, _KNOWN) or type(operation) is layers.Embedding:
         return False
     is_own = type(operation).__module__.startswith("keras.")
+    # Not `weights.kernels`: what cannot be pruned is multiplied by as well.
     return (
         not is_own
         or isinstance(operation, _PRODUCTS)
-        or bool(weights.kernels(operation))
+        or any(len(weight.shape) > 1 for weight in operation.weights)
         or bool(weights.sublayers(operation))
     )
 
@@ -95,9 +97,14 @@ def of_call(operation, args, kwargs, outputs) -> int | None:
             return _of_operation(operation, args, kwargs, output)
         first, *others = _shapes(args, kwargs)
         if isinstance(operation, layers.EinsumDense):
-            return _einsum(operation.equation, (first, operation.kernel.shape))
+            shapes = first, _einsum_kernel(operation)
+            count = _einsum(operation.equation, shapes)
+            return count + _lora(operation, count, output)
         if isinstance(operation, _WITH_KERNELS):
-            return _kernels(operation, first, output)
+            count = _kernels(operation, first, output)
+            return count + _lora(operation, count, output)
+        if isinstance(operation, layers.Embedding):
+            return _lora(operation, 0, output)
         if isinstance(operation, layers.Attention):
             return _attention_layer(operation, first, others[0])
         if isinstance(operation, layers.RNN):
@@ -107,19 +114,28 @@ def of_call(operation, args, kwargs, outputs) -> int | None:
     return 0
 
 
-def einsum_dense_shape(layer, args, kwargs) -> tuple:
-    """The shape of what an EinsumDense makes of what it is called with.
+def output_shape(operation, args, kwargs) -> tuple | None:
+    """The shape of what a call returns, where Keras is wrong about it.
+
+    Keras goes by the sizes that an EinsumDense was made with, and takes the
+    values of attention to be as wide as its queries.
 
     Args:
-        layer: `keras.layers.EinsumDense`.
-        args: Tuple; tensors are symbolic.
+        operation: A layer or operation that is not composite.
+        args: Tuple: what it is called with; tensors are symbolic.
         kwargs: Dict.
 
     Returns:
-        Tuple of integers.
+        Tuple of integers; `None` where Keras is right.
     """
-    equation = layer.equation.replace(" ", "")
-    sizes = _sizes(equation, (_shapes(args, kwargs)[0], layer.kernel.shape))
+    if isinstance(operation, _DOT_PRODUCT_ATTENTION):
+        query, _, value = _shapes(args, kwargs)[:3]
+        return (*query[:-1], value[-1])
+    if not isinstance(operation, layers.EinsumDense):
+        return None
+    equation = operation.equation.replace(" ", "")
+    shapes = _shapes(args, kwargs)[0], _einsum_kernel(operation)
+    sizes = _sizes(equation, shapes)
     before, dots, after = equation.partition("->")[2].partition("...")
     hidden = [name for name in sizes if isinstance(name, int)] if dots else []
     return tuple(sizes[name] for name in (*before, *hidden, *after))
@@ -136,18 +152,41 @@ def _size(shape) -> int:
 
 
 def _kernels(layer, inputs, outputs) -> int:
+    if isinstance(layer, layers.Dense):
+        # Where it is quantized the kernel can be packed.
+        shapes = [(inputs[-1], layer.units)]
+    elif isinstance(layer, _SEPARABLE):
+        shapes = [layer.depthwise_kernel.shape, layer.pointwise_kernel.shape]
+    else:
+        shapes = [layer.kernel.shape]
     total = 0
-    for name, kernel in weights.kernels(layer).items():
+    for index, shape in enumerate(shapes):
         # Each element of the output (of the input, where a convolution is
         # transposed) meets one slice of the kernel.
-        places, channels = outputs, kernel.shape[-1]
+        places, channels = outputs, shape[-1]
         if isinstance(layer, _TRANSPOSED):
             places = inputs
-        elif isinstance(layer, _DEPTHWISE) and name != "pointwise_kernel":
-            channels = kernel.shape[-2] * kernel.shape[-1]
+        elif isinstance(layer, _DEPTHWISE) and index == 0:
+            channels = shape[-2] * shape[-1]
             places = _depthwise_places(layer, outputs, channels)
-        total += _size(places) * math.prod(kernel.shape) // channels
+        total += _size(places) * math.prod(shape) // channels
     return total
+
+
+def _einsum_kernel(layer) -> tuple:
+    # GPTQ and AWQ keep the kernel as a matrix, and its shape besides.
+    shape = getattr(layer, "original_kernel_shape", None)
+    return tuple(layer.kernel.shape if shape is None else shape)
+
+
+def _lora(layer, count, output) -> int:
+    """What LoRA adds to the products of a layer."""
+    has_lora = getattr(layer, "lora_enabled", False)
+    if layer.quantization_mode is None or not has_lora:
+        return 0  # Keras adds LoRA's product to the kernel, then multiplies
+    # What is quantized stays as it is: the input meets two more matrices.
+    first = count // output[-1] * layer.lora_rank
+    return first + _size(output) * layer.lora_rank
 
 
 def _depthwise_places(layer, shape, channels):

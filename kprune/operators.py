@@ -16,6 +16,35 @@ _KERNELS = {
     "GATHER": (0,),
     "TRANSPOSE_CONV": (1,),
 }
+# What they compute has as many samples as what they are given.
+_KEEP_BATCH = (
+    "ADD",
+    "AVERAGE_POOL_2D",
+    "BATCH_MATMUL",
+    "CONV_2D",
+    "DEPTHWISE_CONV_2D",
+    "DEQUANTIZE",
+    "DIV",
+    "ELU",
+    "GELU",
+    "HARD_SWISH",
+    "LEAKY_RELU",
+    "LOGISTIC",
+    "MAX_POOL_2D",
+    "MEAN",
+    "MUL",
+    "PAD",
+    "PADV2",
+    "PRELU",
+    "QUANTIZE",
+    "RELU",
+    "RELU6",
+    "RSQRT",
+    "SOFTMAX",
+    "SQUARED_DIFFERENCE",
+    "SUB",
+    "TANH",
+)
 # They multiply, but what and how often cannot be read from their shapes.
 _UNKNOWN = (
     "BIDIRECTIONAL_SEQUENCE_LSTM",
@@ -38,14 +67,16 @@ def parameters(graphs: tuple[Graph, ...]) -> int:
         graphs: What `kprune.flatbuffer.read` returns.
 
     Returns:
-        Integer. The constants that are floats or quantized.
+        Integer. The constants that are floats or quantized, each once.
     """
-    return sum(
-        tensor.size
+    # The graphs of several signatures, or of loops, share what they hold.
+    sizes = {
+        tensor.buffer: tensor.size
         for graph in graphs
         for tensor in graph.tensors
         if tensor.is_parameter
-    )
+    }
+    return sum(sizes.values())
 
 
 def kernels(graphs: tuple[Graph, ...]) -> list[Tensor]:
@@ -55,7 +86,7 @@ def kernels(graphs: tuple[Graph, ...]) -> list[Tensor]:
         graphs: What `kprune.flatbuffer.read` returns.
 
     Returns:
-        List of `Tensor`, each once.
+        List of `Tensor`, one of those that share their data.
     """
     found = {}
     for graph in graphs:
@@ -63,7 +94,7 @@ def kernels(graphs: tuple[Graph, ...]) -> list[Tensor]:
             for place in _KERNELS.get(operator.kind, ()):
                 kernel = graph.constant(operator.inputs[place])
                 if kernel is not None and kernel.is_parameter:
-                    found[id(kernel)] = kernel
+                    found[kernel.buffer] = kernel
     return list(found.values())
 
 
@@ -74,21 +105,63 @@ def macs(graphs: tuple[Graph, ...]) -> int | None:
         graphs: What `kprune.flatbuffer.read` returns.
 
     Returns:
-        Integer; `None` where an operator does not show them.
+        Integer: that of one run where inputs and outputs differ in their
+        first sizes, which then are no batch. `None` where an operator does
+        not show them, or the file leaves a size open that they depend on.
     """
     main = graphs[0]
     total = _graph_macs(main, graphs)
-    shapes = [main.tensors[index].shape for index in main.inputs]
-    batch_size = shapes[0][0] if shapes and shapes[0] else 1
+    ends = (*main.inputs, *main.outputs)
+    firsts = {main.tensors[index].shape[:1] for index in ends}
+    batch_size = math.prod(*firsts) if len(firsts) == 1 else 1
     return None if total is None else total // max(batch_size, 1)
 
 
 def _graph_macs(graph, graphs) -> int | None:
-    counts = [_macs(operator, graph, graphs) for operator in graph.operators]
+    known = _of_known_shape(graph, graph is graphs[0])
+    counts = [
+        _macs(operator, graph, known, graphs) for operator in graph.operators
+    ]
     return None if None in counts else sum(counts)
 
 
-def _macs(operator: Operator, graph: Graph, graphs) -> int | None:
+def _of_known_shape(graph, is_main) -> set[int]:
+    """The tensors whose shape is that for one sample.
+
+    Where the batch is open a shape has 1. What else is open has 1 as well, and
+    so has the first axis where places were moved there, such as by a dilated
+    convolution: an operator is trusted only if it keeps the batch.
+    """
+    known = {i for i, t in enumerate(graph.tensors) if not t.open_axes}
+    if is_main:
+        known.update(
+            i for i in graph.inputs if graph.tensors[i].open_axes == (0,)
+        )
+    for operator in graph.operators:
+        if known.issuperset(i for i in operator.inputs if i >= 0):
+            known.update(
+                i
+                for i in operator.outputs
+                if graph.tensors[i].open_axes == (0,)
+                and _keeps_batch(operator, graph.tensors[i], graph)
+            )
+    return known
+
+
+def _keeps_batch(operator, output, graph) -> bool:
+    inputs = [graph.tensors[i] for i in operator.inputs if i >= 0]
+    if operator.kind == "RESHAPE":
+        return output.size == inputs[0].size
+    if operator.kind == "CONCATENATION":  # not of batches
+        return output.size == sum(tensor.size for tensor in inputs)
+    if operator.kind == "FULLY_CONNECTED":
+        # It may take all axes but the last for samples.
+        units, features = inputs[1].shape
+        return output.size * features == inputs[0].size * units
+    return operator.kind in _KEEP_BATCH
+
+
+def _macs(operator: Operator, graph: Graph, known, graphs) -> int | None:
     kind = operator.kind
     if kind in _UNKNOWN or kind.startswith("STABLEHLO_"):
         return None
@@ -99,23 +172,27 @@ def _macs(operator: Operator, graph: Graph, graphs) -> int | None:
         return None if None in (steps, inner) else steps * inner
     if not operator.outputs:  # it only has an effect
         return 0
-    shapes = [graph.tensors[i].shape for i in operator.inputs if i >= 0]
-    output = math.prod(graph.tensors[operator.outputs[0]].shape)
+    # Each element of the one meets these axes of the other.
+    element, other = operator.outputs[0], 1
     if kind in ("CONV_2D", "FULLY_CONNECTED"):  # output channels come first
-        return output * math.prod(shapes[1][1:])
-    if kind == "DEPTHWISE_CONV_2D":
-        return output * math.prod(shapes[1][1:3])
-    if kind == "CONV_3D":
-        return output * math.prod(shapes[1][:4])
-    if kind == "TRANSPOSE_CONV":
-        return math.prod(shapes[2]) * math.prod(shapes[1][:3])
-    if kind == "CONV_3D_TRANSPOSE":
-        return math.prod(shapes[2]) * math.prod(shapes[1][:4])
-    if kind == "BATCH_MATMUL":
-        if len(shapes[0]) < 2:  # its rank is open
-            return None
-        return output * shapes[0][-2 if operator.options.adjX else -1]
-    return 0
+        axes = slice(1, None)
+    elif kind == "DEPTHWISE_CONV_2D":
+        axes = slice(1, 3)
+    elif kind == "CONV_3D":
+        axes = slice(-1)
+    elif kind in ("TRANSPOSE_CONV", "CONV_3D_TRANSPOSE"):
+        element, axes = operator.inputs[2], slice(-1)
+    elif kind == "BATCH_MATMUL":
+        other = 0
+        axes = slice(-2, -1) if operator.options.adjX else slice(-1, None)
+    else:
+        return 0
+    other = operator.inputs[other]
+    elements, others = graph.tensors[element], graph.tensors[other].shape
+    is_ranked = elements.shape and len(others) > 1  # their rank can be open
+    if not is_ranked or not known.issuperset((element, other)):
+        return None
+    return elements.size * math.prod(others[axes])
 
 
 def _steps(operator, graph, graphs) -> int | None:

@@ -60,6 +60,8 @@ class PruningReport:
     Args:
         model: String. The model's name.
         layers: Tuple of `LayerReport`, those of nested models included.
+        weights: Integer. The weights in all kernels, shared ones once.
+        zeros: Integer. The zeros among them, masked weights included.
         parameters: Integer. All weights of the model, masks not included.
         macs: Integer. Multiply-accumulates for one sample; `None` if unknown.
         comparison: `kprune.comparison.Comparison` with the dense model;
@@ -76,19 +78,11 @@ class PruningReport:
 
     model: str
     layers: tuple[LayerReport, ...]
+    weights: int
+    zeros: int
     parameters: int
     macs: int | None
     comparison: Comparison | None = None
-
-    @property
-    def weights(self) -> int:
-        """Integer. The weights in all kernels."""
-        return sum(layer.weights for layer in self.layers)
-
-    @property
-    def zeros(self) -> int:
-        """Integer. The zeros in all kernels, masked weights included."""
-        return sum(layer.zeros for layer in self.layers)
 
     @property
     def sparsity(self) -> float:
@@ -242,8 +236,13 @@ def _report(model, dense, data, files, latency) -> PruningReport:
         reason = _reason(layer, removal) if is_prunable else ""
         count = macs.get(id(unwrapped(layer)))
         rows.append(_layer_report(layer, removal, count, reason))
-    parameters = costs.parameters(model)
-    made = PruningReport(model.name, tuple(rows), parameters, total)
+    made = PruningReport(
+        model.name,
+        tuple(rows),
+        *costs.count_weights(model),
+        costs.parameters(model),
+        total,
+    )
     if dense is None:
         return made
     comparison = compare(

@@ -49,7 +49,9 @@ def _dataset():
         lambda: (X, Y),
         lambda: [X, Y],
         lambda: (X, Y[:, None]),
+        lambda: (X, Y.astype("float64")),
         lambda: (X, np.eye(3)[Y]),
+        lambda: (X, 0.1 + 0.7 * np.eye(3)[Y]),  # soft labels
         lambda: _dataset().batch(2),
         lambda: _Batches(3),
         lambda: [(X[:2], Y[:2]), (X[2:], Y[2:])],
@@ -93,9 +95,22 @@ def _two_outputs(x):
         (None, lambda: (X, [[0, 1], [2]]), "`y` must be an array"),
         (None, lambda: (X, np.array(list("abcab"))), "classes as numbers"),
         (_two_outputs, lambda: (X, Y), "'net' with 2 outputs"),
+        (None, lambda: (X, Y + 0.25), "regression .* Received: y with 0.25"),
+        (None, lambda: (X, Y * np.nan), "regression .* Received: y with nan"),
+        (None, lambda: (X, np.eye(3)[Y] * np.nan), "Received: y with nan"),
+        (lambda x: x / 0, lambda: (X, Y), "10 of 15 scores .* 'net' are nan"),
     ],
 )
 def test_bad_data(function, make, message):
     model = _model(function) if function else _model()
     with pytest.raises(ValueError, match=message):
         accuracies([model], make())
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_samples_as_lists_of_numbers(batched):
+    data = (1000 * X.tolist(), 1000 * Y.tolist())
+    with pytest.raises(ValueError, match="must be an array") as raised:
+        accuracies([_model()], [data] if batched else data)
+    assert "Received: a list of numbers" in str(raised.value)
+    assert len(str(raised.value)) < 200

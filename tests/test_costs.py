@@ -91,6 +91,12 @@ class AppliedTwice(layers.Dense):
         return super().call(super().call(x))
 
 
+def _queries_keys_values(x):
+    """Two heads, of 4 numbers a query and key and of 8 a value."""
+    queries = ops.reshape(x, (-1, 6, 2, 4))
+    return queries, queries, ops.concatenate([queries, queries], axis=-1)
+
+
 ATTENTION = 4 * 6 * 8 * 12 + 2 * 6 * 6 * 12  # 3 heads of 4 on 6 places of 8
 
 
@@ -146,6 +152,19 @@ def test_macs_of_layers(shape, layer, macs):
     [
         (lambda x: layers.MultiHeadAttention(3, 4)(x, x), ATTENTION),
         (lambda x: layers.GroupQueryAttention(4, 3, 3)(x, x), ATTENTION),
+        (
+            # Keys of 4, values of 8: as wide as Keras takes the keys to be.
+            lambda x: layers.Dense(3)(
+                layers.MultiHeadAttention(2, 4, value_dim=8)(x, x)
+            ),
+            6 * 8 * (8 + 8 + 16) + 2 * 6 * 6 * (4 + 8) + 6 * 16 * 8 + 6 * 8 * 3,
+        ),
+        (
+            lambda x: layers.Dot(axes=3)(
+                [ops.dot_product_attention(*_queries_keys_values(x))] * 2
+            ),
+            2 * 6 * 6 * (4 + 8) + 6 * 2 * 6 * 2 * 8,
+        ),
         (lambda x: layers.Attention()([x, x]), 2 * 6 * 6 * 8),
         # Its scores are sums, not products.
         (lambda x: layers.AdditiveAttention()([x, x]), 6 * 6 * 8),
@@ -207,6 +226,67 @@ def test_macs_of_layers(shape, layer, macs):
 def test_macs_of_calls(call, macs):
     x = keras.Input((6, 8))
     assert costs.macs(keras.Model(x, call(x))) == macs
+
+
+def _embedded():
+    x = keras.Input((6,), dtype="int32")
+    return keras.Model(x, layers.Dense(4)(layers.Embedding(9, 8)(x)))
+
+
+def _attended():
+    x = keras.Input((6, 8))
+    return keras.Model(x, layers.MultiHeadAttention(2, 4, value_dim=3)(x, x))
+
+
+@pytest.mark.parametrize("mode", ["int8", "int4"])
+@pytest.mark.parametrize(
+    ("make", "macs"),
+    [
+        (lambda: keras.Sequential([keras.Input((6, 8)), layers.Dense(5)]), 240),
+        (_embedded, 6 * 8 * 4),
+        (_attended, 6 * 8 * (8 + 8 + 6) + 2 * 36 * (4 + 3) + 6 * 6 * 8),
+    ],
+)
+def test_macs_of_quantized_models(make, macs, mode):
+    model = make()
+    quantized = keras.models.clone_model(model)
+    quantized.quantize(mode)
+    assert kprune.cost(quantized).macs == macs
+    compared = kprune.report(quantized, dense=model).comparison.macs
+    assert (compared.dense, compared.pruned) == (macs, macs)
+
+
+@pytest.mark.skipif(
+    not hasattr(layers, "ReversibleEmbedding"), reason="this Keras has none"
+)
+def test_macs_of_a_quantized_table_in_reverse():
+    x = keras.Input((6,), dtype="int32")
+    table = layers.ReversibleEmbedding(9, 5)
+    model = keras.Model(x, table(table(x), reverse=True))
+    assert kprune.cost(model).macs == 6 * 9 * 5
+    model.quantize("int8")
+    assert kprune.cost(model).macs == 6 * 9 * 5
+
+
+@pytest.mark.parametrize(
+    ("shape", "layer", "macs"),
+    [
+        ((6, 8), lambda: layers.Dense(5), 6 * 8 * 5),
+        ((6, 8), lambda: layers.Conv1D(4, 3), 4 * 3 * 8 * 4),
+        ((6, 8), lambda: layers.EinsumDense("abc,cd->abd", (6, 5)), 6 * 8 * 5),
+        ((6,), lambda: layers.Embedding(9, 5), 0),
+    ],
+)
+def test_lora_is_merged_but_beside_a_quantized_kernel(shape, layer, macs):
+    layer = layer()
+    model = keras.Sequential([keras.Input(shape), layer])
+    layer.enable_lora(2)
+    assert kprune.cost(model).macs == macs
+    if isinstance(layer, layers.Conv1D):  # there is no quantized one
+        return
+    layer.quantize("int8")
+    products = 0 if isinstance(layer, layers.Embedding) else 6 * 8 * 2
+    assert kprune.cost(model).macs == macs + products + 6 * 2 * 5
 
 
 def test_a_fixed_batch_counts_for_one_sample():
@@ -334,6 +414,47 @@ def test_a_tflite_file_costs_what_its_model_does(tmp_path, build):
 
 
 @on_tensorflow
+@pytest.mark.parametrize(
+    ("inner", "macs"),
+    [
+        # The file says of each place how it goes on from the batch.
+        (
+            lambda: [
+                layers.Conv2D(4, 3, activation="relu"),
+                layers.DepthwiseConv2D(3),
+                layers.MaxPooling2D(),
+                layers.Flatten(),
+                layers.Dense(5),
+            ],
+            36 * 27 * 4 + 16 * 9 * 4 + 16 * 5,
+        ),
+        # It has a 1 for these: places that are computed, samples and places
+        # in one, and samples and parts of the image in one.
+        (lambda: [layers.UpSampling2D(), layers.Conv2D(3, 3)], None),
+        (lambda: [layers.Reshape((64, 3)), layers.Dense(5)], None),
+        (lambda: [layers.Conv2D(4, 3, dilation_rate=2)], None),
+    ],
+)
+def test_a_file_with_an_open_batch(tmp_path, inner, macs):
+    model = keras.Sequential([keras.Input((8, 8, 3)), *inner()])
+    path = tmp_path / "open.tflite"
+    kprune.export(model, path, input_signature=(None, 8, 8, 3))
+    assert kprune.cost(path).macs == macs
+    kprune.export(model, path, input_signature=(4, 8, 8, 3))
+    assert kprune.cost(path).macs == kprune.cost(model).macs
+
+
+@on_tensorflow
+def test_a_file_for_images_of_any_size(tmp_path):
+    model = keras.Sequential(
+        [keras.Input((None, None, 3)), layers.Conv2D(4, 3, padding="same")]
+    )
+    path = tmp_path / "open.tflite"
+    kprune.export(model, path)
+    assert kprune.cost(path).macs is None
+
+
+@on_tensorflow
 @pytest.mark.parametrize("quantize", ["float16", "dynamic", "int8"])
 def test_zeros_are_zeros_in_every_encoding(tmp_path, quantize):
     model = _with_zeros(_convolutions())
@@ -371,7 +492,9 @@ def test_sparse_and_plain_files_cost_the_same(tmp_path):
 )
 def test_zeros_are_what_stands_for_zero(type, data, zero_points, zeros):
     data, zero_points = np.array(data, np.uint8), np.array(zero_points)
-    tensor = flatbuffer.Tensor("w", (2, 2), type, data, zero_points, 1, False)
+    tensor = flatbuffer.Tensor(
+        "w", (2, 2), (), type, data, 1, zero_points, 1, False
+    )
     assert tensor.is_parameter and tensor.zeros == zeros
 
 

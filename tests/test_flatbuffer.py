@@ -44,6 +44,49 @@ def test_a_file_with_state(stateful):
     assert not kprune.check_sparse_inference(stateful).is_eligible
 
 
+@on_tensorflow
+def test_a_file_without_a_batch(tmp_path):
+    import tensorflow as tf
+
+    kernel = tf.constant(np.ones((64, 10), "float32"))
+
+    @tf.function(input_signature=[tf.TensorSpec((64,))])
+    def project(x):
+        return tf.matmul(tf.reshape(x, (1, 64)), kernel)
+
+    converter = tf.lite.TFLiteConverter.from_concrete_functions(
+        [project.get_concrete_function()]
+    )
+    path = tmp_path / "vector.tflite"
+    path.write_bytes(converter.convert())
+    assert kprune.cost(path).macs == 640
+
+
+@on_tensorflow
+def test_what_signatures_share_counts_once(tmp_path):
+    import tensorflow as tf
+
+    module = tf.Module()
+    module.kernel = tf.Variable(np.eye(80, 40, dtype="float32"))
+    signatures = {
+        name: tf.function(
+            lambda x, name=name: getattr(tf, name)(x) @ module.kernel,
+            input_signature=[tf.TensorSpec((1, 80), name="x")],
+        ).get_concrete_function()
+        for name in ("exp", "sin", "tanh")
+    }
+    tf.saved_model.save(module, tmp_path / "saved", signatures)
+    converter = tf.lite.TFLiteConverter.from_saved_model(
+        str(tmp_path / "saved"), signature_keys=list(signatures)
+    )
+    path = tmp_path / "shared.tflite"
+    path.write_bytes(converter.convert())
+    assert len(flatbuffer.read(path)) == 3
+    cost = kprune.cost(path)
+    assert (cost.parameters, cost.weights, cost.zeros) == (3200, 3200, 3160)
+    assert cost.bytes < 3 * 4 * 3200
+
+
 @pytest.fixture(scope="module")
 def convolutional(tmp_path_factory):
     model = keras.Sequential(

@@ -82,6 +82,24 @@ def test_a_file_that_is_missing_or_damaged(tmp_path, files, index):
             latency.measure(*paths)
 
 
+def test_only_the_batch_of_a_file_can_be_open(tmp_path):
+    model = keras.Sequential(
+        [
+            keras.Input((None, None, 3), name="image"),
+            layers.Conv2D(2, 3, padding="same"),
+        ]
+    )
+    path = tmp_path / "open.tflite"
+    kprune.export(model, path)
+    with pytest.raises(ValueError, match="with `input_signature`") as raised:
+        latency.load(path)
+    assert "image" in str(raised.value)
+    assert "of shape (1, None, None, 3)" in str(raised.value)
+    kprune.export(model, path, input_signature=(None, 8, 8, 3))
+    (detail,) = latency.load(path).get_input_details()
+    assert list(detail["shape"]) == [1, 8, 8, 3]
+
+
 def test_inputs_of_every_type(tmp_path):
     tokens = keras.Input((4,), dtype="int32")
     other = keras.Input((3,))

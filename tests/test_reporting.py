@@ -114,6 +114,32 @@ def test_nested_and_subclassed_models():
     assert "unknown" in str(report)
 
 
+class Unembedding(layers.Layer):
+    """A layer of the user's own that multiplies by another one's table."""
+
+    def __init__(self, table):
+        super().__init__()
+        self.table = table
+
+    def call(self, x):
+        return keras.ops.matmul(x, keras.ops.transpose(self.table.embeddings))
+
+
+def test_a_shared_kernel_counts_once_in_totals():
+    tokens = keras.Input((6,), dtype="int32")
+    table = layers.Embedding(20, 8)
+    x = layers.Dense(8)(table(tokens))
+    model = keras.Model(tokens, Unembedding(table)(x))
+    table.embeddings.assign(np.zeros((20, 8)))
+    report = kprune.report(model, dense=model)
+    assert [row.weights for row in report.layers] == [160, 64, 160]
+    assert (report.weights, report.zeros) == (224, 160)
+    assert report.to_dict()["zeros"] == 160
+    sparsity = report.comparison.sparsity
+    assert sparsity.dense == sparsity.pruned == 160 / 224
+    assert kprune.cost(model).weights == 224
+
+
 @pytest.mark.parametrize("model", [None, keras.Sequential([layers.Dense(2)])])
 def test_bad_models(model):
     with pytest.raises(ValueError, match="needs a built `keras.Model`"):
