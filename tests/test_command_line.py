@@ -44,6 +44,7 @@ def folder(tmp_path, monkeypatch):
     np.savez("data.npz", x=x, y=np.arange(20) % 4)
     whole = pathlib.Path("data.npz").read_bytes()
     pathlib.Path("cut.npz").write_bytes(whole[: len(whole) // 2])
+    np.savez("empty.npz")
     np.savez("objects.npz", x=x, y=np.array([None, "cat"]))
     return tmp_path
 
@@ -256,6 +257,13 @@ def test_force_spares_a_folder_of_other_things(folder, capsys):
                 *("--representative-data", "notes.npy"),
             ],
             "no `.npy` or `.npz` file of numbers",
+        ),
+        (
+            [
+                *("export", "pruned.keras", "b.tflite", "--quantize", "int8"),
+                *("--representative-data", "empty.npz"),
+            ],
+            "'empty.npz' is empty",
         ),
         (["report", "pruned.keras", "--import", "no_such_one"], "no_such_one"),
     ],

@@ -159,8 +159,10 @@ def _arrays(path):
 
 def _samples(path):
     arrays = _arrays(path)
+    if not arrays:
+        raise ValueError(f"'{path}' is empty: it holds no arrays.")
     # Several arrays go by the names of the inputs.
-    return arrays if len(arrays) > 1 else next(iter(arrays.values()), None)
+    return arrays if len(arrays) > 1 else next(iter(arrays.values()))
 
 
 def _samples_and_classes(path):

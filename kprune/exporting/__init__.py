@@ -21,6 +21,7 @@ from kprune.loading import load_model
 from kprune.stripping import strip
 from kprune.structure import functional
 from kprune.structure.graph import readable
+from kprune.weights import sublayers
 
 _WRITERS = {
     "keras": keras_file,
@@ -93,6 +94,9 @@ def export(
     - `.onnx`: by Keras's own exporter; needs `pip install "kprune[onnx]"`.
     - `.keras`: plain Keras, loads without kprune.
 
+    Recurrent layers with `stateful=True` start with a state of zeros in the
+    file, and go on from call to call; the model's own state stays as it is.
+
     On the JAX and torch backends all but `.keras` are written with the help
     of a second process with the TensorFlow backend.
 
@@ -164,6 +168,14 @@ def export(
             "A `.keras` file keeps the model's own shapes: leave out "
             f"`input_signature`. Received: {input_signature!r}"
         )
+    is_stateful = any(getattr(x, "stateful", False) for x in sublayers(model))
+    if format == "onnx" and is_stateful:
+        raise ValueError(
+            f"Model '{model.name}' has a layer with `stateful=True`, and an "
+            "`.onnx` file keeps no state from call to call. Pass the state in "
+            "and out as tensors (`initial_state`, `return_state=True`), or "
+            "export a SavedModel or a `.tflite`."
+        )
     target.check(path, format)
     batch_size = 1 if format == "tflite" else None
     shapes = signature.shapes_of(model, batch_size, input_signature)
@@ -172,8 +184,9 @@ def export(
         batches = representative.batches_of(model, shapes, representative_data)
     # Also a plain model, if compiled, is copied without its optimizer, whose
     # state a `.keras` file would hold.
+    # One with recurrent state is too: a copy starts anew, as every file does.
     is_prunable = bool(functional.prunable_layers(model))
-    if is_prunable or model.compiled:
+    if is_prunable or model.compiled or is_stateful:
         model = strip(model, compact=is_prunable)
     with target.temporary_folder(path) as folder:
         # Keras goes by the suffix of what it writes. Nothing else of the name
@@ -209,7 +222,8 @@ def _write_tflite(model, path, shapes, options, sparse):
         batches = options.batches[:_CHECKED_BATCHES]
     check = checking.Check(model, batches, options.quantize)
     litert.write(model, path, shapes, options)
-    difference = check.difference(litert.load(path, model))
+    run = litert.load(path, model, options.quantize)
+    difference = check.difference(run)
     is_eight_bits = options.quantize in ("dynamic", "int8")
     of_sparse, note = None, ""
     if sparse is True or (sparse and not is_eight_bits):

@@ -19,6 +19,11 @@ _QUANTIZED_TOLERANCE = {"float16": 2e-2, "dynamic": 0.15, "int8": 0.3}
 _INT8_STEPS = 2 / 256
 _INT8_STEPS_SHARE = 0.2
 
+_LOOKUPS = (
+    keras.layers.IntegerLookup,
+    keras.layers.StringLookup,
+    keras.layers.TextVectorization,
+)
 _BATCH_SIZE = 2
 # Tried in turn where a model leaves a size open: deep nets need more than the
 # first, tables of positions have fewer rows.
@@ -41,7 +46,15 @@ class Check:
         self.model = model
         self.batches = batches
         self.quantize = quantize
-        self.expected = [outputs_of(model, batch) for batch in batches]
+        try:
+            self.expected = [outputs_of(model, batch) for batch in batches]
+        # Layers and backends raise whatever they like.
+        except Exception as error:
+            raise ValueError(
+                f"Model '{model.name}' cannot be run to check a file against "
+                "it. Check it for layers that refuse values, such as a lookup "
+                f"without `num_oov_indices`. {type(error).__name__}: {error}"
+            ) from error
         # Whether outputs were too small to tell a file from one of zeros.
         self.is_blind = False
 
@@ -77,8 +90,12 @@ class Check:
         )
 
     def _compare(self, tensor, expected, received) -> float:
+        if expected[0].dtype == object:
+            # Texts, as numbers: 0 where one is right, 1 where it is another.
+            received = [x != y for x, y in zip(received, expected)]
+            expected = [np.zeros(np.shape(x)) for x in received]
         wanted = np.concatenate([np.ravel(x) for x in expected]).astype(float)
-        got = np.concatenate([np.ravel(x) for x in received])
+        got = np.concatenate([np.ravel(x) for x in received]).astype(float)
         scale = float(np.max(np.abs(wanted), initial=0.0))
         if not np.isfinite(scale):
             raise RuntimeError(
@@ -131,6 +148,8 @@ class Check:
 def outputs_of(model: keras.Model, inputs: list) -> list:
     """Calls a model in inference on a flat list of arrays.
 
+    Nothing of the model changes, such as the state of a recurrent layer.
+
     Args:
         model: A Sequential or Functional model.
         inputs: List of arrays, one per input.
@@ -141,7 +160,8 @@ def outputs_of(model: keras.Model, inputs: list) -> list:
     struct = keras.tree.pack_sequence_as(
         functional.inputs_struct(model), inputs
     )
-    outputs = model(struct, training=False)
+    with keras.StatelessScope():
+        outputs = model(struct, training=False)
     flat = keras.tree.flatten(outputs)
     return [keras.ops.convert_to_numpy(output) for output in flat]
 
@@ -155,10 +175,13 @@ def random_batch(model: keras.Model, shapes: list) -> list:
 
     Returns:
         List of arrays, one per input: normal floats, or 0 and 1 for integers
-        and booleans, which are valid indices of any table of two rows.
+        and booleans, which are valid indices of any table of two rows; what a
+        lookup knows where one reads the input, else `"a"` and `"b"` for
+        strings.
 
     Raises:
-        ValueError: If sizes are open, and the model takes none that is tried.
+        ValueError: If sizes are open, and the model takes none that is tried,
+            or it takes strings on a backend that has none.
     """
     if all(None not in shape[1:] for shape in shapes):
         return _drawn(model, shapes, None)
@@ -195,12 +218,35 @@ def _drawn(model, shapes, open_size) -> list:
         sizes = [open_size if size is None else size for size in shape[1:]]
         shape = (shape[0] or _BATCH_SIZE, *sizes)
         dtype = keras.backend.standardize_dtype(tensor.dtype)
-        if "float" in dtype:
+        if dtype == "string" and keras.backend.backend() != "tensorflow":
+            raise ValueError(
+                f"Model '{model.name}' takes strings, which Keras computes "
+                "with on TensorFlow only: set KERAS_BACKEND=tensorflow. "
+                f"Received: {keras.backend.backend()}"
+            )
+        known = _vocabulary(model, tensor)
+        if known:
+            values = generator.choice(known, shape)
+        elif "float" in dtype:
             values = generator.standard_normal(shape)
+        elif dtype == "string":
+            values = generator.choice(["a", "b"], shape)
         else:
             values = generator.integers(2, size=shape)
-        inputs.append(values.astype(dtype))
+        inputs.append(values.astype(object if dtype == "string" else dtype))
     return inputs
+
+
+def _vocabulary(model, tensor) -> list:
+    """What the lookup that reads an input knows, empty if none reads it."""
+    for call in functional.calls(model):
+        layer = call.operation
+        reads = any(read is tensor for read in call.inputs)
+        if reads and isinstance(layer, _LOOKUPS):
+            # An inverted one reads indices.
+            if not getattr(layer, "invert", False):
+                return layer.get_vocabulary(include_special_tokens=False)
+    return []
 
 
 def _is_finite(output) -> bool:

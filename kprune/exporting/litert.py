@@ -16,6 +16,10 @@ QUANTIZATIONS = ("float16", "dynamic", "int8")
 _CONVERSIONS = ("CAST", "DEQUANTIZE", "QUANTIZE")
 
 
+class DoesNotRun(ValueError):
+    """LiteRT does not run a file; its cause says why."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Options:
     """How a `.tflite` is written.
@@ -107,7 +111,7 @@ def write(
             "operations, which compute in float32. Replace the operation that "
             "the converter names, give `input_signature` fixed sizes, or "
             "export a SavedModel. The converter says: "
-            f"{_said(error)}{_other_dtypes(model)}"
+            f"{_said(error)}{_other_dtypes(model)}{_on_tables(model)}"
         ) from error
     path.write_bytes(content)
 
@@ -127,6 +131,17 @@ def _other_dtypes(model: keras.Model) -> str:
     known = {"float32", *full_precision.HALF}
     dtypes = {layer.compute_dtype for layer in model.layers} - known
     return f" The model computes in {sorted(dtypes)}." if dtypes else ""
+
+
+def _on_tables(model: keras.Model) -> str:
+    """What to add to an error for a model that looks values up."""
+    if not saved_model.tables(model):
+        return ""
+    return (
+        " LiteRT has tables from strings to integers and back only, with the "
+        "vocabulary in the model and not in a file. Put other lookups in "
+        "front of the model, into the program that calls it."
+    )
 
 
 def _said(error: Exception) -> str:
@@ -155,25 +170,39 @@ def float_operators(path: pathlib.Path) -> list[str]:
     return sorted(found)
 
 
-def load(path: pathlib.Path, model: keras.Model):
+def load(path: pathlib.Path, model: keras.Model, quantize: str | None):
     """Loads the file into LiteRT's default interpreter.
 
     Args:
         path: The file.
         model: The model that was written.
+        quantize: `None` or one of `QUANTIZATIONS`: how it was written.
 
     Returns:
         Callable from a list of arrays, one per input, to a list of arrays of
-        the model's units, one per output.
+        the model's units, one per output. It raises `DoesNotRun` where LiteRT
+        does not take the file.
     """
     from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(model_path=str(path))
-    runner = interpreter.get_signature_runner("serving_default")
     names = signature.names_of(model)
     output_names = signature.output_names_of(model)
 
     def run(inputs):
+        try:
+            return computed(inputs)
+        except (RuntimeError, ValueError) as error:
+            # The interpreter raises both.
+            raise DoesNotRun(
+                "LiteRT does not run the written file of model "
+                f"'{model.name}': {error} {_advice(quantize)}"
+            ) from error
+
+    def computed(inputs):
+        # A new one each time, as nothing else sets a recurrent layer's state
+        # back.
+        interpreter = Interpreter(model_path=str(path))
+        runner = interpreter.get_signature_runner("serving_default")
         # Inputs that the model does not use are not in the file.
         details = runner.get_input_details()
         given = {
@@ -186,6 +215,16 @@ def load(path: pathlib.Path, model: keras.Model):
         return [_real(outputs[key], details[key]) for key in output_names]
 
     return run
+
+
+def _advice(quantize: str | None) -> str:
+    if quantize == "int8":
+        return (
+            "A tensor that is 0 for all of `representative_data` has no "
+            "scale: look for dead units, such as a ReLU that is never "
+            "positive, or take `quantize='float16'`."
+        )
+    return "Give `input_signature` fixed sizes, or export a SavedModel."
 
 
 def _quantized(x, detail):

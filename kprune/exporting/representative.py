@@ -45,7 +45,16 @@ def batches_of(model: keras.Model, shapes: list, data) -> list:
         raise ValueError(
             "`representative_data` is empty. Pass some hundred samples."
         )
-    return _joined(samples[:_MOST], shapes[0][0] or 1)
+    samples = samples[:_MOST]
+    for name, arrays in zip(signature.keras_names(model), zip(*samples)):
+        found = sorted({x.shape[1:] for x in arrays})
+        if len(found) > 1:
+            raise ValueError(
+                "All samples of `representative_data` need the same shape. "
+                f"Received for '{name}': {found[:3]}. Cut or pad them to one "
+                "length, which `input_signature` can name."
+            )
+    return _joined(samples, shapes[0][0] or 1)
 
 
 def _joined(samples: list, size: int) -> list:
@@ -124,6 +133,12 @@ def _checked(model, shapes, batch) -> list[np.ndarray]:
 def _array(x, name, dtype, shape) -> np.ndarray:
     x = np.asarray(x)
     dtype = keras.backend.standardize_dtype(dtype)
+    if dtype == "string":
+        raise ValueError(
+            f"Input '{name}' takes strings, which cannot be quantized to "
+            "int8. Put the lookup in front of the model, into the program "
+            "that calls it, or take `quantize='dynamic'`."
+        )
     wanted = tuple(shape[1:])
     fits = x.ndim == len(shape) and all(
         size is None or size == own for size, own in zip(wanted, x.shape[1:])

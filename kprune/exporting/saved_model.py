@@ -12,6 +12,7 @@ import keras
 
 from kprune.exporting import other_backend, signature
 from kprune.structure import functional
+from kprune.weights import sublayers
 
 _FILES = (
     "fingerprint.pb",
@@ -38,7 +39,27 @@ def others(path: pathlib.Path) -> list[str]:
         allowed = _FOLDERS if is_folder else _FILES
         if not any(fnmatch.fnmatchcase(name, pattern) for pattern in allowed):
             found.append(name)
+    if any(name.startswith("assets/") for name in found):
+        assets = _assets(path)
+        found = [name for name in found if name not in assets]
     return found
+
+
+def _assets(path: pathlib.Path) -> set[str]:
+    """The files that a SavedModel reads, such as those of vocabularies."""
+    from google.protobuf.message import DecodeError
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    try:
+        content = (path / "saved_model.pb").read_bytes()
+        saved = saved_model_pb2.SavedModel.FromString(content)
+    except (DecodeError, OSError):
+        return set()
+    return {
+        f"assets/{asset.filename}"
+        for graph in saved.meta_graphs
+        for asset in graph.asset_file_def
+    }
 
 
 def write(model: keras.Model, path: pathlib.Path, shapes: list) -> None:
@@ -91,6 +112,7 @@ def write(model: keras.Model, path: pathlib.Path, shapes: list) -> None:
     module = tf.Module()
     module.serve = serve
     module.model_variables = list(graph.variables)
+    module.model_tables = tables(model)
     concrete = serving_default.get_concrete_function(**specs)
     try:
         tf.saved_model.save(
@@ -101,6 +123,26 @@ def write(model: keras.Model, path: pathlib.Path, shapes: list) -> None:
         is_full = isinstance(error, tf.errors.ResourceExhaustedError)
         number = errno.ENOSPC if is_full else errno.EIO
         raise OSError(number, error.message) from error
+
+
+def tables(model: keras.Model) -> list:
+    """The tables of a model's layers, such as the vocabulary of a lookup.
+
+    Args:
+        model: A plain Keras model.
+
+    Returns:
+        List of what TensorFlow has to be told to save beside the variables.
+    """
+    import tensorflow as tf
+
+    table = tf.saved_model.experimental.TrackableResource
+    return [
+        value
+        for layer in sublayers(model)
+        for value in vars(layer).values()
+        if isinstance(value, table)
+    ]
 
 
 def load(path: pathlib.Path, model: keras.Model):

@@ -46,9 +46,11 @@ def replace(
         litert.write(model, sparse, shapes, options, sparse=True)
         if sparse.stat().st_size >= plain.stat().st_size:
             return None, ""
-        difference = check.difference(litert.load(sparse, model))
+        run = litert.load(sparse, model, options.quantize)
+        difference = check.difference(run)
+    except litert.DoesNotRun as error:
+        return None, f"LiteRT does not run the sparse file: {error.__cause__}"
     except (RuntimeError, ValueError) as error:
-        # The interpreter raises both.
         return None, f"LiteRT does not run the sparse file: {error}"
     note = _note_on_gzip(target.sizes(sparse)[1], target.sizes(plain)[1])
     sparse.replace(plain)

@@ -62,8 +62,14 @@ def check(path: pathlib.Path, format: str) -> None:
 
     Raises:
         ValueError: If a folder is where a file goes or the other way round,
-            or a folder holds something else than a SavedModel.
+            a folder holds something else than a SavedModel, or it is the
+            current one.
     """
+    if path.exists() and path.samefile("."):
+        raise ValueError(
+            f"'{path}' is the current folder, which cannot be replaced. "
+            "Choose another path, such as a new folder in it."
+        )
     if format != "saved_model":
         if path.is_dir():
             raise ValueError(

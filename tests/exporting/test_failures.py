@@ -11,7 +11,7 @@ import zipfile
 import keras
 import numpy as np
 import pytest
-from files import contents
+from files import contents, on_tensorflow
 from keras import layers
 from models import Untraceable
 
@@ -180,8 +180,8 @@ def test_the_process_that_writes_says_why_it_failed(tmp_path):
 def test_a_file_that_computes_something_else_is_refused(tmp_path, monkeypatch):
     load = litert.load
 
-    def wrong(path, model):
-        run = load(path, model)
+    def wrong(*arguments):
+        run = load(*arguments)
         return lambda inputs: [output + 0.1 for output in run(inputs)]
 
     monkeypatch.setattr(litert, "load", wrong)
@@ -236,6 +236,64 @@ def test_bad_paths(tmp_path):
     (tmp_path / "folder.tflite").mkdir()
     with pytest.raises(ValueError, match="is a folder"):
         kprune.export(model, tmp_path / "folder.tflite")
+
+
+def test_the_current_folder_is_not_replaced(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path in (".", tmp_path):
+        with pytest.raises(ValueError, match="current folder.*another path"):
+            kprune.export(_small(), path)
+    assert not list(tmp_path.iterdir())
+
+
+@on_tensorflow
+def test_dead_units_that_int8_cannot_have(tmp_path):
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            layers.Conv2D(
+                4,
+                3,
+                activation="relu",
+                bias_initializer=keras.initializers.Constant(-99),
+            ),
+            layers.Conv2D(4, 3),
+            layers.Flatten(),
+            layers.Dense(2),
+        ]
+    )
+    x = np.random.default_rng(0).normal(size=(8, 8, 8, 3)).astype("float32")
+    path = tmp_path / "model.tflite"
+    with pytest.raises(
+        ValueError, match="LiteRT does not run.*XNNPACK.*dead units.*float16"
+    ):
+        kprune.export(model, path, quantize="int8", representative_data=x)
+    assert not list(tmp_path.iterdir())
+
+
+@on_tensorflow
+def test_a_file_that_litert_does_not_take(tmp_path):
+    path = tmp_path / "model.tflite"
+    path.write_bytes(b"no flatbuffer")
+    run = litert.load(path, _small(), None)
+    with pytest.raises(
+        ValueError, match="LiteRT does not run the written file of model"
+    ):
+        run([np.zeros((1, 8), "float32")])
+
+
+def test_a_model_that_does_not_run(tmp_path):
+    class Refuses(layers.Layer):
+        def compute_output_shape(self, shape):
+            return shape
+
+        def call(self, x):
+            raise KeyError("no such value")
+
+    model = keras.Sequential([keras.Input((3,)), Refuses()])
+    with pytest.raises(ValueError, match="cannot be run.*KeyError.*no such"):
+        kprune.export(model, tmp_path / "model.keras")
+    assert not list(tmp_path.iterdir())
 
 
 def test_bad_models(tmp_path):

@@ -158,3 +158,23 @@ def test_int8_of_several_inputs(tmp_path):
         representative_data=_data(),
     )
     assert result.largest_difference < 0.1
+
+
+def test_samples_of_several_lengths(tmp_path):
+    model = keras.Sequential(
+        [
+            keras.Input((None, 8), name="x"),
+            layers.GlobalAveragePooling1D(),
+            layers.Dense(2),
+        ]
+    )
+    for size in (1, 3):
+        with pytest.raises(ValueError, match=r"need the same shape.*\(4, 8\)"):
+            kprune.export(
+                model,
+                tmp_path / "model.tflite",
+                quantize="int8",
+                input_signature=(size, None, 8),
+                representative_data=[_x(4, 6, 8), _x(4, 4, 8)],
+            )
+    assert not list(tmp_path.iterdir())

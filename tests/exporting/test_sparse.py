@@ -113,6 +113,7 @@ def test_a_sparse_file_that_fails_is_not_written(tmp_path, quantize):
     assert not result.is_sparse
     assert result.note.startswith("LiteRT does not run the sparse file: ")
     assert "FULLY_CONNECTED" in result.note
+    assert "written file" not in result.note
     assert result.bytes == path.stat().st_size
     assert [child.name for child in tmp_path.iterdir()] == [path.name]
 
@@ -120,9 +121,9 @@ def test_a_sparse_file_that_fails_is_not_written(tmp_path, quantize):
 def test_a_sparse_file_that_computes_something_else(tmp_path, monkeypatch):
     load, loads = litert.load, []
 
-    def loaded(path, model):
-        run = load(path, model)
-        loads.append(path)
+    def loaded(*arguments):
+        run = load(*arguments)
+        loads.append(arguments)
         if len(loads) == 1:  # the plain file
             return run
         return lambda inputs: [output + 1 for output in run(inputs)]

@@ -290,3 +290,35 @@ def test_a_class_without_a_config_says_what_to_write():
     model(np.ones((1, 3)))
     with pytest.raises(ValueError, match="`get_config` that returns"):
         kprune.strip(model, compact=False)
+
+
+class Counting(keras.Model):
+    """Counts its calls, and returns the count."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = layers.Dense(2)
+        self.counter = Counter()
+
+    def call(self, x):
+        return self.counter(self.dense(x))
+
+
+class Counter(layers.Layer):
+    def build(self, shape):
+        self.count = self.add_weight(
+            name="count", initializer="zeros", trainable=False
+        )
+
+    def call(self, x):
+        self.count.assign(self.count + 1)
+        return x + self.count
+
+
+def test_the_state_of_a_model_stays():
+    model = Counting()
+    x = np.random.default_rng(0).normal(size=(4, 3))
+    model(x)
+    flat = flatten(model)
+    assert numpy(model.counter.count) == 1
+    assert [layer.name for layer in flat.layers][-1].startswith("counter")
