@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from kprune.structure import functional
+from kprune.structure.rebuilding import LOOKUPS
 
 # Of the largest output. Kernels differ between runtimes by a few roundings;
 # a wrong weight or a lost operation differs by far more.
@@ -19,11 +20,6 @@ _QUANTIZED_TOLERANCE = {"float16": 2e-2, "dynamic": 0.15, "int8": 0.3}
 _INT8_STEPS = 2 / 256
 _INT8_STEPS_SHARE = 0.2
 
-_LOOKUPS = (
-    keras.layers.IntegerLookup,
-    keras.layers.StringLookup,
-    keras.layers.TextVectorization,
-)
 _BATCH_SIZE = 2
 # Tried in turn where a model leaves a size open: deep nets need more than the
 # first, tables of positions have fewer rows.
@@ -242,7 +238,7 @@ def _vocabulary(model, tensor) -> list:
     for call in functional.calls(model):
         layer = call.operation
         reads = any(read is tensor for read in call.inputs)
-        if reads and isinstance(layer, _LOOKUPS):
+        if reads and isinstance(layer, LOOKUPS):
             # An inverted one reads indices.
             if not getattr(layer, "invert", False):
                 return layer.get_vocabulary(include_special_tokens=False)

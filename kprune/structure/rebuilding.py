@@ -1,6 +1,7 @@
 """Building a model again, layer by layer, with other layers in place."""
 
 import itertools
+import tempfile
 import types
 import warnings
 
@@ -9,6 +10,13 @@ from keras import ops
 
 from kprune import layers
 from kprune.structure import functional
+
+# They keep a vocabulary.
+LOOKUPS = (
+    keras.layers.IntegerLookup,
+    keras.layers.StringLookup,
+    keras.layers.TextVectorization,
+)
 
 
 def clone(layer, config: dict | None = None):
@@ -32,7 +40,15 @@ def clone(layer, config: dict | None = None):
         value = getattr(layer, key, None)
         if isinstance(value, types.FunctionType):
             whole[key] = value
-    return type(layer).from_config(_unbuilt({**whole, **(config or {})}))
+    new = type(layer).from_config(_unbuilt({**whole, **(config or {})}))
+    if isinstance(layer, LOOKUPS) and layer.get_vocabulary(
+        include_special_tokens=False
+    ):
+        # A vocabulary that was learned is in no config.
+        with tempfile.TemporaryDirectory() as folder:
+            layer.save_assets(folder)
+            new.load_assets(folder)
+    return new
 
 
 def _clone_lambda(layer):

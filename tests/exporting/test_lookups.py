@@ -177,3 +177,21 @@ def test_strings_elsewhere_than_on_tensorflow(tmp_path):
 def test_integers_on_every_backend(tmp_path):
     result = kprune.export(_integers(), tmp_path / "model")
     assert result.largest_difference < 1e-5
+
+
+@on_tensorflow
+@pytest.mark.parametrize("kind", [layers.StringLookup, layers.IntegerLookup])
+def test_a_learned_vocabulary_stays(kind):
+    is_text = kind is layers.StringLookup
+    words = np.array(WORDS if is_text else [50, 60, 70])
+    lookup = kind()
+    model = _model(lookup, "string" if is_text else "int64")
+    early = kprune.strip(model)
+    lookup.adapt(words)
+    x = keras.ops.convert_to_tensor([words, words[::-1]])
+    expected = numpy(model(x))
+    assert np.abs(expected[0] - expected[1]).max() > 1e-3
+    made = kprune.strip(model)
+    np.testing.assert_allclose(numpy(made(x)), expected, atol=1e-6)
+    early.layers[0].adapt(words)
+    np.testing.assert_allclose(numpy(early(x)), expected, atol=1e-6)
