@@ -8,6 +8,7 @@ import keras
 
 from kprune import schedules
 from kprune.pruning import Pruner, masked_share, sparsity, trainable_layers
+from kprune.weights import to_numpy
 
 
 class PruningScheduler(keras.callbacks.Callback):
@@ -154,7 +155,7 @@ class PruningScheduler(keras.callbacks.Callback):
         """How often the optimizer was applied, usually once a step."""
         # Of the model that trains: of a Distiller, not of its student.
         optimizer = super().model.optimizer
-        return 0 if optimizer is None else int(optimizer.iterations)
+        return 0 if optimizer is None else int(to_numpy(optimizer.iterations))
 
     def _was_frozen_before_the_end_of(self, epoch) -> bool:
         if self._reached_end(epoch / self._epochs()):
