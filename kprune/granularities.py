@@ -144,7 +144,8 @@ class NM(_Savable):
     """At most `n` of every `m` consecutive weights along the input axis stay.
 
     The input axis is the last but one: the inputs of a Dense, the input
-    channels of a convolution. Where `m` does not divide its length `l`, the
+    channels of a convolution (of a transposed one kprune turns the last two
+    axes). Where `m` does not divide its length `l`, the
     last group has `l % m` weights and keeps at most `n` of them, as if it were
     filled up with zeros. Ties keep the lower index.
 

@@ -8,11 +8,6 @@ from keras import layers
 from kprune import weights
 from kprune.structure import functional
 
-_TRANSPOSED = (
-    layers.Conv1DTranspose,
-    layers.Conv2DTranspose,
-    layers.Conv3DTranspose,
-)
 _SEPARABLE = (layers.SeparableConv1D, layers.SeparableConv2D)
 _DEPTHWISE = (
     layers.DepthwiseConv1D,
@@ -24,7 +19,7 @@ _WITH_KERNELS = (
     layers.Conv1D,
     layers.Conv2D,
     layers.Conv3D,
-    *_TRANSPOSED,
+    *weights.TRANSPOSED,
     *_DEPTHWISE,
 )
 _CONV_RNNS = (layers.ConvLSTM1D, layers.ConvLSTM2D, layers.ConvLSTM3D)
@@ -164,7 +159,7 @@ def _kernels(layer, inputs, outputs) -> int:
         # Each element of the output (of the input, where a convolution is
         # transposed) meets one slice of the kernel.
         places, channels = outputs, shape[-1]
-        if isinstance(layer, _TRANSPOSED):
+        if isinstance(layer, weights.TRANSPOSED):
             places = inputs
         elif isinstance(layer, _DEPTHWISE) and index == 0:
             channels = shape[-2] * shape[-1]

@@ -7,7 +7,8 @@ from keras import ops
 # Trainable tensors of rank 2 and more that are no kernels.
 _NEVER_KERNELS = {"alpha", "beta", "bias", "gamma", "recurrent_bias", "scale"}
 _FOREIGN = (keras.layers.TFSMLayer, keras.layers.TorchModuleWrapper)
-_TRANSPOSED = (
+# Their kernels have filters last but one.
+TRANSPOSED = (
     keras.layers.Conv1DTranspose,
     keras.layers.Conv2DTranspose,
     keras.layers.Conv3DTranspose,
@@ -170,7 +171,7 @@ def filters_last(layer: keras.layers.Layer, values) -> np.ndarray:
     Returns:
         Array.
     """
-    return values.swapaxes(-1, -2) if isinstance(layer, _TRANSPOSED) else values
+    return values.swapaxes(-1, -2) if isinstance(layer, TRANSPOSED) else values
 
 
 def to_numpy(variable) -> np.ndarray:
