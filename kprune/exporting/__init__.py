@@ -182,9 +182,8 @@ def export(
     batches = None
     if quantize == "int8":
         batches = representative.batches_of(model, shapes, representative_data)
-    # Also a plain model, if compiled, is copied without its optimizer, whose
-    # state a `.keras` file would hold.
-    # One with recurrent state is too: a copy starts anew, as every file does.
+    # Also a plain model is copied: if compiled, without its optimizer, whose
+    # state a `.keras` file would hold; with recurrent state, to start anew.
     is_prunable = bool(functional.prunable_layers(model))
     if is_prunable or model.compiled or is_stateful:
         model = strip(model, compact=is_prunable)
