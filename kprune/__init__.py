@@ -19,22 +19,22 @@ from kprune import testing as testing
 from kprune.callbacks import OnceFrozen as OnceFrozen
 from kprune.callbacks import PruningScheduler as PruningScheduler
 from kprune.conversion import make_prunable as make_prunable
-from kprune.costs import Cost as Cost
-from kprune.costs import cost as cost
 from kprune.exporting import ExportResult as ExportResult
 from kprune.exporting import export as export
 from kprune.layers import PrunableConv2D as PrunableConv2D
 from kprune.layers import PrunableDense as PrunableDense
 from kprune.layers import PrunableLayer as PrunableLayer
+from kprune.measuring.costs import Cost as Cost
+from kprune.measuring.costs import cost as cost
+from kprune.measuring.reporting import PruningReport as PruningReport
+from kprune.measuring.reporting import report as report
 from kprune.pruning import prune as prune
 from kprune.pruning import sparsity as sparsity
-from kprune.reporting import PruningReport as PruningReport
-from kprune.reporting import report as report
-from kprune.sparse_inference import (
-    SparseInferenceCheck as SparseInferenceCheck,
-)
-from kprune.sparse_inference import (
-    check_sparse_inference as check_sparse_inference,
-)
 from kprune.stripping import strip as strip
 from kprune.structure.removal import compact as compact
+from kprune.tflite.sparse_inference import (
+    SparseInferenceCheck as SparseInferenceCheck,
+)
+from kprune.tflite.sparse_inference import (
+    check_sparse_inference as check_sparse_inference,
+)

@@ -7,7 +7,7 @@ import warnings
 import keras
 
 from kprune import schedules
-from kprune.pruning import Pruner, masked_share, sparsity, trainable_layers
+from kprune.pruning import MaskUpdater, masked_share, sparsity, trainable_layers
 from kprune.weights import to_numpy
 
 
@@ -84,7 +84,7 @@ class PruningScheduler(keras.callbacks.Callback):
         super().__init__()
         self.schedule = schedules.get(schedule)
         self.update_freq = update_freq
-        self._pruner = Pruner(criterion, granularity, allocation)
+        self._pruner = MaskUpdater(criterion, granularity, allocation)
         self._frozen = False
         if update_freq != "epoch" and not _is_step_count(update_freq):
             raise ValueError(

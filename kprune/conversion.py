@@ -6,7 +6,7 @@ from collections.abc import Callable
 import keras
 
 from kprune import layers, weights
-from kprune.structure import functional
+from kprune.prunable import prunable_layers
 from kprune.structure.graph import readable
 from kprune.structure.rebuilding import Rebuilder, clone
 
@@ -55,7 +55,7 @@ def make_prunable(
     original, model = model, readable(model, "make prunable")
     if model is not original:
         _warn_of_own_training(original)
-    if functional.prunable_layers(model):
+    if prunable_layers(model):
         raise ValueError(
             f"Model '{model.name}' has prunable layers already: use it as it "
             "is, or `kprune.strip(model)` it first."

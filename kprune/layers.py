@@ -5,7 +5,7 @@ import math
 import keras
 import numpy as np
 
-from kprune import calling, granularities, weights
+from kprune import calling, granularities, keras_internals, weights
 
 _CONVOLUTIONS = (
     keras.layers.Conv1D,
@@ -92,7 +92,7 @@ class PrunableLayer(keras.layers.Wrapper):
         self._convert_input_args = False
         # Made in a `keras.RematScope`: recomputed with its masks, or not at
         # all. The wrapped layer alone would be recomputed without them.
-        for part in [layer, *weights.sublayers(layer)]:
+        for part in [layer, *keras_internals.sublayers(layer)]:
             self._remat_mode = self._remat_mode or part._remat_mode
             part._remat_mode = None
         if weights.are_complete(layer):

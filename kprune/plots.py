@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from kprune.layers import PrunableLayer
-from kprune.reporting import PruningReport
+from kprune.measuring.reporting import PruningReport
 from kprune.weights import masked_value
 
 

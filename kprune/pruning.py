@@ -6,11 +6,18 @@ from collections.abc import Iterable
 import keras
 import numpy as np
 
-from kprune import allocations, criteria, granularities, masks, schedules
+from kprune import (
+    allocations,
+    criteria,
+    granularities,
+    keras_internals,
+    masks,
+    schedules,
+)
+from kprune.prunable import check_wrappers, prunable_layers, prunable_weights
 from kprune.ranking import removed_count
-from kprune.structure import functional, units
+from kprune.structure import groups
 from kprune.structure.graph import channel_graph, readable_or_none
-from kprune.structure.wrappers import check_wrappers
 from kprune.weights import filters_last, masked_value, to_numpy
 
 
@@ -58,11 +65,11 @@ def prune(
 
     - [Zhu & Gupta, 2017](https://arxiv.org/abs/1710.01878)
     """
-    Pruner(criterion, granularity, allocation).update(model, sparsity)
+    MaskUpdater(criterion, granularity, allocation).update(model, sparsity)
     return model
 
 
-class Pruner:
+class MaskUpdater:
     """Updates the masks of a model, as often as it is asked to.
 
     Args:
@@ -152,7 +159,7 @@ class Pruner:
     def _read_graph(self, model, pad_layer_norm):
         """The model's graph, `None` where it has none that can be read."""
         # A model that grew (Sequential.add) has another graph.
-        of = functional.graph_of(model) or model, pad_layer_norm
+        of = keras_internals.graph_of(model) or model, pad_layer_norm
         if of != self._of:
             self._of = of
             graph = readable_or_none(model)
@@ -179,8 +186,8 @@ class Pruner:
             for binding in graph.bindings
             if binding.role == "out" and id(binding.layer) in filters
         ]
-        scores, gone = units.pool(graph, read)
-        keep = units.choose(graph.units, scores, gone, producers)
+        scores, gone = groups.pool(graph, read)
+        keep = groups.choose(graph.units, scores, gone, producers)
         masked = {id(layer.layer) for layer in layers}
         return {
             (id(binding.variable), binding.axis): keep[
@@ -330,7 +337,7 @@ def trainable_layers(model: keras.Model) -> list:
     """
     _check_is_model(model)
     check_wrappers(model)
-    layers = functional.prunable_layers(model)
+    layers = prunable_layers(model)
     if not layers:
         raise ValueError(
             f"Model '{model.name}' has no prunable layers, so no mask can "
@@ -376,7 +383,7 @@ def sparsity(model: keras.Model) -> float:
     """
     _check_is_model(model)
     zeros = size = 0
-    for kernel, mask in functional.prunable_weights(model):
+    for kernel, mask in prunable_weights(model):
         value = masked_value(kernel, mask)
         zeros += value.size - np.count_nonzero(value)
         size += value.size
@@ -394,6 +401,6 @@ def masked_share(model: keras.Model) -> float:
     Returns:
         Float in `[0, 1]`.
     """
-    kept = [to_numpy(mask) for _, mask in functional.prunable_weights(model)]
+    kept = [to_numpy(mask) for _, mask in prunable_weights(model)]
     size = sum(mask.size for mask in kept)
     return 1 - sum(np.count_nonzero(mask) for mask in kept) / size

@@ -2,11 +2,11 @@
 
 import keras
 
-from kprune.structure import functional, subclassing
+from kprune.prunable import check_wrappers, prunable_layers
+from kprune.structure import subclassing
 from kprune.structure.graph import readable
 from kprune.structure.rebuilding import Rebuilder, clone, unwrapped
 from kprune.structure.removal import remove_unused
-from kprune.structure.wrappers import check_wrappers
 from kprune.weights import masked_value
 
 
@@ -69,7 +69,7 @@ def strip(model: keras.Model, *, compact: bool = True) -> keras.Model:
 def _value_under_mask(model):
     """A function from a variable of the model to what counts of it."""
     masks = {}
-    for layer in functional.prunable_layers(model):
+    for layer in prunable_layers(model):
         for name, variable in layer.maskable.items():
             masks[id(variable)] = layer.masks[name]
     return lambda variable: masked_value(variable, masks.get(id(variable)))
@@ -77,7 +77,7 @@ def _value_under_mask(model):
 
 def _checked(plain: keras.Model) -> keras.Model:
     """The model, unless something of kprune is left in it."""
-    left = functional.prunable_layers(plain)
+    left = prunable_layers(plain)
     if left:
         raise ValueError(
             f"Prunable layers are held by other layers of model "

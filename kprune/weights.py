@@ -4,6 +4,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from kprune.keras_internals import sublayers
+
 # Trainable tensors of rank 2 and more that are no kernels.
 _NEVER_KERNELS = {"alpha", "beta", "bias", "gamma", "recurrent_bias", "scale"}
 _FOREIGN = (keras.layers.TFSMLayer, keras.layers.TorchModuleWrapper)
@@ -99,18 +101,6 @@ def are_complete(layer: keras.layers.Layer) -> bool:
         Boolean.
     """
     return all(part.built for part in [layer, *sublayers(layer)])
-
-
-def sublayers(layer: keras.layers.Layer) -> list:
-    """All layers below a layer or model, at any depth, each once.
-
-    Args:
-        layer: A Keras layer or model.
-
-    Returns:
-        List of layers.
-    """
-    return layer._flatten_layers(include_self=False, recursive=True)
 
 
 def _has_lora(layer) -> bool:

@@ -7,7 +7,7 @@ from keras import layers
 from models import compiled, convnet, numpy
 
 import kprune
-from kprune.structure.functional import prunable_layers
+from kprune.prunable import prunable_layers
 
 
 def _net():

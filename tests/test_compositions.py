@@ -10,7 +10,7 @@ from keras import layers
 from models import assert_equal_outputs, compiled, numpy
 
 import kprune
-from kprune.structure.functional import prunable_layers
+from kprune.prunable import prunable_layers
 
 PAGE = pathlib.Path(__file__).parent.parent / "examples" / "compositions.md"
 

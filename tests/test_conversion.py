@@ -10,7 +10,7 @@ from keras import layers, ops
 from models import Untraceable, compiled, numpy, outputs
 
 import kprune
-from kprune.structure.functional import prunable_layers
+from kprune.prunable import prunable_layers
 
 
 def _x(shape=(4, 8, 8, 3)):

@@ -68,7 +68,7 @@ def test_examples_print_what_they_show(name, tmp_path, monkeypatch):
 
 
 def test_modules_and_names_are_found():
-    assert "kprune.structure.units" in MODULES
+    assert "kprune.structure.groups" in MODULES
     assert "kprune.testing" in MODULES
     assert {"kprune.prune", "kprune.PrunableDense"} <= PUBLIC.keys()
     assert "kprune.schedules.Polynomial" in PUBLIC

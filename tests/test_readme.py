@@ -9,7 +9,7 @@ import pytest
 from models import convnet
 
 import kprune
-from kprune.structure import rules
+from kprune.structure.rules import registry
 
 README = pathlib.Path(__file__).parent.parent / "README.md"
 
@@ -73,14 +73,14 @@ def test_every_block_of_the_way_to_a_phone_runs(tmp_path, monkeypatch):
 
 
 def test_every_block_of_contributing_runs(monkeypatch):
-    monkeypatch.setattr(rules, "_RULES", dict(rules._RULES))
+    monkeypatch.setattr(registry, "_RULES", dict(registry._RULES))
     path = README.with_name("CONTRIBUTING.md")
     names = {"keras": keras, "kprune": kprune, "np": np, "model": convnet()}
-    before = set(rules._RULES)
+    before = set(registry._RULES)
     for block in _blocks(path):
         exec(compile(block, str(path), "exec"), names)
     assert kprune.sparsity(names["model"]) > 0.4
-    (added,) = set(rules._RULES) - before
+    (added,) = set(registry._RULES) - before
     assert added is names["Scale"]
     prunable = kprune.make_prunable(
         keras.Sequential(

@@ -12,7 +12,7 @@ from keras import layers
 from models import Untraceable, numpy
 
 import kprune
-from kprune.structure.functional import prunable_layers
+from kprune.prunable import prunable_layers
 from kprune.weights import masked_value
 
 BACKEND = keras.backend.backend()

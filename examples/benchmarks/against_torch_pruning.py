@@ -76,7 +76,7 @@ from architectures import DIFFERENCE_BAR, shrink
 from measuring import print_table, ratio, two_lines, verdict
 
 import kprune
-from kprune import costs
+from kprune.measuring import costs
 from kprune.structure import channel_graph
 
 PACKAGES = ["torch==2.13.0", "torch-pruning==1.6.1"]

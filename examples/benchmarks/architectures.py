@@ -19,7 +19,7 @@ from keras import ops
 from live import draw_vectors, enliven, scale_kernels
 
 import kprune
-from kprune import costs
+from kprune.measuring import costs
 from kprune.structure import channel_graph
 
 ARCHITECTURES = sorted(

@@ -42,7 +42,7 @@ from live import enliven
 from measuring import paired_times, ratio, two_lines, verdict, versions
 
 import kprune
-from kprune import costs
+from kprune.measuring import costs
 
 FILTERS = {f"filters {share}": share for share in (0.25, 0.5, 0.75)}
 WEIGHTS = {f"weights {share}": share for share in (0.8, 0.95)}

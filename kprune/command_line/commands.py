@@ -10,11 +10,12 @@ import zlib
 
 import numpy as np
 
-from kprune import costs, exporting, reporting, stripping
-from kprune.loading import load_model
-from kprune.sparse_inference import check_sparse_inference
+from kprune import exporting, stripping
+from kprune.files import load_model
+from kprune.measuring import costs, reporting
 from kprune.structure import removal
 from kprune.structure.graph import channel_graph
+from kprune.tflite.sparse_inference import check_sparse_inference
 
 
 def report(options, steps):

@@ -17,11 +17,11 @@ from kprune.exporting import (
     sparse_file,
     target,
 )
-from kprune.loading import load_model
+from kprune.files import load_model
+from kprune.keras_internals import sublayers
+from kprune.prunable import prunable_layers
 from kprune.stripping import strip
-from kprune.structure import functional
 from kprune.structure.graph import readable
-from kprune.weights import sublayers
 
 _WRITERS = {
     "keras": keras_file,
@@ -184,7 +184,7 @@ def export(
         batches = representative.batches_of(model, shapes, representative_data)
     # Also a plain model is copied: if compiled, without its optimizer, whose
     # state a `.keras` file would hold; with recurrent state, to start anew.
-    is_prunable = bool(functional.prunable_layers(model))
+    is_prunable = bool(prunable_layers(model))
     if is_prunable or model.compiled or is_stateful:
         model = strip(model, compact=is_prunable)
     with target.temporary_folder(path) as folder:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
-from kprune.structure import functional
+from kprune import keras_internals
 from kprune.structure.rebuilding import LOOKUPS
 
 # Of the largest output. Kernels differ between runtimes by a few roundings;
@@ -154,7 +154,7 @@ def outputs_of(model: keras.Model, inputs: list) -> list:
         List of arrays, one per output.
     """
     struct = keras.tree.pack_sequence_as(
-        functional.inputs_struct(model), inputs
+        keras_internals.inputs_struct(model), inputs
     )
     with keras.StatelessScope():
         outputs = model(struct, training=False)
@@ -235,7 +235,7 @@ def _drawn(model, shapes, open_size) -> list:
 
 def _vocabulary(model, tensor) -> list:
     """What the lookup that reads an input knows, empty if none reads it."""
-    for call in functional.calls(model):
+    for call in keras_internals.calls(model):
         layer = call.operation
         reads = any(read is tensor for read in call.inputs)
         if reads and isinstance(layer, LOOKUPS):

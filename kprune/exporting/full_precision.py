@@ -2,8 +2,8 @@
 
 import keras
 
+from kprune.keras_internals import sublayers
 from kprune.structure.rebuilding import Rebuilder, clone
-from kprune.weights import sublayers
 
 HALF = ("bfloat16", "float16")
 

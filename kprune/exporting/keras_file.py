@@ -6,7 +6,7 @@ import pathlib
 import keras
 
 from kprune.exporting import checking
-from kprune.loading import load_model
+from kprune.files import load_model
 
 
 def write(model: keras.Model, path: pathlib.Path, shapes: list) -> None:

@@ -8,8 +8,8 @@ import warnings
 import keras
 import numpy as np
 
-from kprune import flatbuffer
 from kprune.exporting import full_precision, saved_model, signature
+from kprune.tflite import flatbuffer
 
 QUANTIZATIONS = ("float16", "dynamic", "int8")
 # Operators between floats and what is no float, which compute nothing.

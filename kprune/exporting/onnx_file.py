@@ -5,8 +5,8 @@ import pathlib
 
 import keras
 
+from kprune import keras_internals
 from kprune.exporting import other_backend, signature
-from kprune.structure import functional
 
 _PACKAGES = ("onnx", "onnxruntime", "tf2onnx")
 
@@ -38,7 +38,9 @@ def write(model: keras.Model, path: pathlib.Path, shapes: list) -> None:
         keras.InputSpec(shape=shape, dtype=tensor.dtype, name=name)
         for tensor, shape, name in zip(model.inputs, shapes, names)
     ]
-    struct = keras.tree.pack_sequence_as(functional.inputs_struct(model), specs)
+    struct = keras.tree.pack_sequence_as(
+        keras_internals.inputs_struct(model), specs
+    )
     try:
         model.export(
             str(path), format="onnx", verbose=False, input_signature=[struct]

@@ -15,7 +15,7 @@ import traceback
 
 import keras
 
-from kprune.loading import load_model
+from kprune.files import load_model
 
 _MODULE = "kprune.exporting.other_backend"
 # The process ends with this and the number of an error of the file system.

@@ -10,9 +10,9 @@ import pathlib
 
 import keras
 
+from kprune import keras_internals
 from kprune.exporting import other_backend, signature
-from kprune.structure import functional
-from kprune.weights import sublayers
+from kprune.keras_internals import sublayers
 
 _FILES = (
     "fingerprint.pb",
@@ -85,7 +85,7 @@ def write(model: keras.Model, path: pathlib.Path, shapes: list) -> None:
         for name, tensor, shape in zip(names, model.inputs, shapes)
     }
     inputs_struct = keras.tree.pack_sequence_as(
-        functional.inputs_struct(model), list(specs.values())
+        keras_internals.inputs_struct(model), list(specs.values())
     )
 
     @tf.function(autograph=False)
@@ -101,7 +101,7 @@ def write(model: keras.Model, path: pathlib.Path, shapes: list) -> None:
     def serve(inputs):
         outputs = graph(*keras.tree.flatten(inputs))
         return keras.tree.pack_sequence_as(
-            functional.outputs_struct(model), outputs
+            keras_internals.outputs_struct(model), outputs
         )
 
     @tf.function(autograph=False)

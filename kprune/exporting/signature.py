@@ -7,7 +7,7 @@ import re
 
 import keras
 
-from kprune.structure import functional
+from kprune import keras_internals
 
 
 def keras_names(model: keras.Model) -> list[str]:
@@ -19,7 +19,7 @@ def keras_names(model: keras.Model) -> list[str]:
     Returns:
         List of strings, one per input.
     """
-    return [functional.input_layer(tensor).name for tensor in model.inputs]
+    return [keras_internals.input_layer(tensor).name for tensor in model.inputs]
 
 
 def names_of(model: keras.Model) -> list[str]:
@@ -45,7 +45,7 @@ def output_names_of(model: keras.Model) -> list[str]:
         List of strings, one per output: the keys of a dict of outputs, as
         `names_of` changes them, else `output_0` and so on.
     """
-    struct = functional.outputs_struct(model)
+    struct = keras_internals.outputs_struct(model)
     paths = [path for path, _ in keras.tree.flatten_with_path(struct)]
     if isinstance(struct, dict) and all(len(path) == 1 for path in paths):
         return _valid([str(key) for (key,) in paths], "output")
@@ -82,7 +82,7 @@ def in_order(model: keras.Model, given: dict, argument: str) -> list:
     Raises:
         ValueError: If the keys are others.
     """
-    struct = functional.inputs_struct(model)
+    struct = keras_internals.inputs_struct(model)
     keys = keras_names(model)
     if isinstance(struct, dict) and set(given) == set(struct):
         keys = {id(tensor): key for key, tensor in struct.items()}

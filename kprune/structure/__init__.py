@@ -2,4 +2,4 @@
 
 from kprune.structure.graph import ChannelGraph as ChannelGraph
 from kprune.structure.graph import channel_graph as channel_graph
-from kprune.structure.rules import register_rule as register_rule
+from kprune.structure.rules.registry import register_rule as register_rule

@@ -7,8 +7,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from kprune.structure import functional
-from kprune.weights import sublayers
+from kprune import keras_internals
+from kprune.keras_internals import sublayers
 
 
 def flatten(model: keras.Model) -> keras.Model:
@@ -34,7 +34,9 @@ def flatten(model: keras.Model) -> keras.Model:
     except _NotShown:
         flat = _traced(model, [])
     inputs = [_sample(tensor) for tensor in flat.inputs]
-    packed = keras.tree.pack_sequence_as(functional.inputs_struct(flat), inputs)
+    packed = keras.tree.pack_sequence_as(
+        keras_internals.inputs_struct(flat), inputs
+    )
     try:
         # Each from the same state, which stays as it was.
         with keras.StatelessScope():

@@ -6,7 +6,8 @@ import dataclasses
 import keras
 import numpy as np
 
-from kprune.structure import flattening, functional
+from kprune import keras_internals
+from kprune.structure import flattening
 from kprune.structure.records import Binding, Merge
 from kprune.structure.slots import Units
 from kprune.structure.walk import Walk
@@ -164,7 +165,7 @@ def readable(model, verb: str) -> keras.Model:
             f"Expected a `keras.Model` to {verb}. "
             f"Received: {model!r} (of type {type(model).__name__})"
         )
-    if functional.has_graph(model):
+    if keras_internals.has_graph(model):
         return model
     if isinstance(model, keras.Sequential) or not model.built:
         raise ValueError(

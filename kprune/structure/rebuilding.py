@@ -8,8 +8,7 @@ import warnings
 import keras
 from keras import ops
 
-from kprune import layers
-from kprune.structure import functional
+from kprune import keras_internals, layers
 
 # They keep a vocabulary.
 LOOKUPS = (
@@ -55,7 +54,7 @@ def _clone_lambda(layer):
     """A new Lambda, whose functions cannot be read from a config."""
     return keras.layers.Lambda(
         layer.function,
-        output_shape=functional.lambda_output_shape(layer),
+        output_shape=keras_internals.lambda_output_shape(layer),
         mask=layer.mask,
         arguments=layer.arguments,
         **keras.layers.Layer.get_config(layer),
@@ -149,7 +148,7 @@ class Rebuilder:
             _new_input(old, like)
             for old, like in zip(model.inputs, inputs or model.inputs)
         ]
-        if functional.is_custom_class(model):
+        if keras_internals.is_custom_class(model):
             warnings.warn(
                 f"Model '{model.name}' is of the class "
                 f"{type(model).__name__}; it comes back as a plain model, "
@@ -160,7 +159,7 @@ class Rebuilder:
             return self._sequential(model, new_inputs)
         values = dict(zip(map(id, model.inputs), new_inputs))
         names = set()
-        for call in functional.calls(model):
+        for call in keras_internals.calls(model):
             tensors = [values[id(tensor)] for tensor in call.inputs]
             args, kwargs = self._new_arguments(call, *call.fill_in(values))
             outputs = self._operation(call.operation, tensors, names)(
@@ -174,10 +173,10 @@ class Rebuilder:
 
         return keras.Model(
             keras.tree.map_structure(
-                new_tensor, functional.inputs_struct(model)
+                new_tensor, keras_internals.inputs_struct(model)
             ),
             keras.tree.map_structure(
-                new_tensor, functional.outputs_struct(model)
+                new_tensor, keras_internals.outputs_struct(model)
             ),
             name=model.name,
         )
@@ -221,7 +220,7 @@ class Rebuilder:
     def _operation(self, operation, tensors, names):
         """What stands in the place of an operation in the new model."""
         if id(operation) not in self._new:
-            if functional.has_graph(operation):
+            if keras_internals.has_graph(operation):
                 new = self.rebuild(operation, tensors)
             elif isinstance(operation, keras.layers.Layer):
                 new = self._replace(operation)
@@ -253,7 +252,7 @@ def unwrapped(layer):
 
 def _new_input(old, like):
     """An input like `old`, as long along each known axis as `like` is."""
-    config = functional.input_layer(old).get_config()
+    config = keras_internals.input_layer(old).get_config()
     shape = [
         None if size is None else new
         for size, new in zip(old.shape, like.shape, strict=True)

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from kprune.structure import functional
+from kprune.prunable import prunable_layers
 from kprune.structure.graph import readable
 from kprune.structure.rebuilding import (
     Rebuilder,
@@ -51,7 +51,7 @@ def compact(model: keras.Model) -> keras.Model:
     1
     """
     model = readable(model, "compact")
-    if functional.prunable_layers(model):
+    if prunable_layers(model):
         raise ValueError(
             f"Model '{model.name}' has prunable layers. Use "
             "`kprune.strip(model)`: it folds their masks in and removes what "

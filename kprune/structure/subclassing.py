@@ -4,8 +4,9 @@ import inspect
 
 import keras
 
-from kprune.structure import functional
-from kprune.weights import sublayers
+from kprune import keras_internals
+from kprune.keras_internals import sublayers
+from kprune.prunable import prunable_layers
 
 
 def unwrap(model: keras.Model, value) -> keras.Model:
@@ -36,8 +37,10 @@ def unwrap(model: keras.Model, value) -> keras.Model:
         )
     for source, target in zip(model.weights, plain.weights):
         target.assign(value(source))
-    wrapped = functional.prunable_layers(plain)
-    functional.replace_layers(plain, {layer: layer.layer for layer in wrapped})
+    wrapped = prunable_layers(plain)
+    keras_internals.replace_layers(
+        plain, {layer: layer.layer for layer in wrapped}
+    )
     return plain
 
 

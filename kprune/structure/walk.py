@@ -3,8 +3,8 @@
 import keras
 import numpy as np
 
-from kprune import layers, weights
-from kprune.structure import functional, rules
+from kprune import keras_internals, layers, weights
+from kprune.prunable import owners, prunable_layers
 from kprune.structure.notes import Notes
 from kprune.structure.records import (
     Axes,
@@ -12,6 +12,7 @@ from kprune.structure.records import (
     Reading,
     Tensor,
 )
+from kprune.structure.rules import registry
 from kprune.structure.slots import Channels, unknown
 
 
@@ -35,8 +36,8 @@ class Walk(Notes):
         self.spans = {}
         self.masks = {}
         self._is_inside_masked = False
-        self._has_masks = bool(functional.prunable_layers(model))
-        self._owners = functional.owners(model)
+        self._has_masks = bool(prunable_layers(model))
+        self._owners = owners(model)
         outputs = self._follow(model, [{} for _ in model.inputs])
         for tensor, axes in zip(model.outputs, outputs):
             self.freeze(axes, f"it is an output of the model ({tensor.name})")
@@ -222,7 +223,7 @@ class Walk(Notes):
             id(tensor): self._tensor(tensor, axes)
             for tensor, axes in zip(model.inputs, inputs)
         }
-        for call in functional.calls(model):
+        for call in keras_internals.calls(model):
             outputs = self._apply(call, traced)
             for tensor, axes in zip(call.outputs, outputs):
                 traced[id(tensor)] = self._tensor(tensor, axes)
@@ -242,7 +243,7 @@ class Walk(Notes):
         for channels in axes.values():
             self.spans[id(channels.slots)] = channels.slots
         # A nested model's own graph does not know what it is called with.
-        has_mask = self._is_inside_masked or functional.has_mask(tensor)
+        has_mask = self._is_inside_masked or keras_internals.has_mask(tensor)
         return Tensor(tuple(tensor.shape), axes, tensor.dtype, has_mask)
 
     def _apply(self, call, traced) -> list[Axes]:
@@ -253,15 +254,17 @@ class Walk(Notes):
             operation = operation.layer
         self.visited.add(id(operation))
         inputs = tuple(traced[id(tensor)] for tensor in call.inputs)
-        if functional.has_graph(operation):
+        if keras_internals.has_graph(operation):
             outside = self._is_inside_masked
             self._is_inside_masked = any(x.has_mask for x in inputs)
             self._tie_calls(operation, inputs)
             outputs = self._follow(operation, [x.axes for x in inputs])
             self._is_inside_masked = outside
             return outputs
-        rule = rules.rule_for(operation)
-        refusal = self.refusal(operation) if rule else rules.no_rule(operation)
+        rule = registry.rule_for(operation)
+        refusal = (
+            self.refusal(operation) if rule else registry.no_rule(operation)
+        )
         if refusal is None:
             args, kwargs = call.fill_in(traced)
             shapes = tuple(tuple(tensor.shape) for tensor in call.outputs)
@@ -269,7 +272,7 @@ class Walk(Notes):
             outputs = rule(
                 self, LayerCall(operation, inputs, shapes, args, kwargs, key)
             )
-            rules.check_outputs(operation, rule, outputs, shapes)
+            registry.check_outputs(operation, rule, outputs, shapes)
             for axes in outputs:
                 reason = f"'{operation.name}' puts it in the batch's place"
                 self.freeze({0: axes.pop(0)} if 0 in axes else {}, reason)

@@ -105,7 +105,9 @@ def test_every_layer_computes_in_float32(policy):
     x = ops.cast(ops.cast(x, "float32") * 2, "float16")
     model = keras.Model(inputs, layers.Dense(2)(x))
     new = in_float32(model)
-    dtypes = {layer.compute_dtype for layer in kprune.weights.sublayers(new)}
+    dtypes = {
+        layer.compute_dtype for layer in kprune.keras_internals.sublayers(new)
+    }
     assert dtypes == {"float32"}
     x = _x(2, 5, 6)
     received = ops.convert_to_numpy(new(x))

@@ -7,8 +7,8 @@ from models import assert_equal_outputs, randomized, shrunk
 from stacks import read_out, reasons, samples, sizes, stack
 
 import kprune
+from kprune.keras_internals import application_layer
 from kprune.structure import channel_graph
-from kprune.structure.functional import application_layer
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -7,7 +7,8 @@ from keras import layers
 from models import assert_equal_outputs, convnet, numpy
 
 import kprune
-from kprune.structure import channel_graph, register_rule, rules
+from kprune.structure import channel_graph, register_rule
+from kprune.structure.rules import registry
 
 
 def test_the_graph_in_words():
@@ -122,7 +123,7 @@ def test_a_rule_of_a_user(float64):
         x = np.random.default_rng(0).normal(size=(4, 8, 8, 3))
         assert_equal_outputs(prunable, stripped, x)
     finally:
-        rules._RULES.pop(Scale)
+        registry._RULES.pop(Scale)
 
 
 def _length(walk, call):
@@ -174,7 +175,7 @@ def test_a_rule_that_is_wrong_is_named(rule, message):
         with pytest.raises(ValueError, match=message):
             channel_graph(model)
     finally:
-        rules._RULES.pop(Scaled)
+        registry._RULES.pop(Scaled)
 
 
 def test_a_rule_that_forgets_a_variable_is_named():
@@ -201,7 +202,7 @@ def test_a_rule_that_forgets_a_variable_is_named():
         with pytest.raises(ValueError, match="scale.*rule of Forgotten"):
             kprune.strip(model)
     finally:
-        rules._RULES.pop(Forgotten)
+        registry._RULES.pop(Forgotten)
 
 
 def test_large_models_are_quick_to_print_and_complete():

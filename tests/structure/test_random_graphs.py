@@ -9,7 +9,8 @@ from keras import layers, ops
 from models import EXACT, enliven, outputs, randomized
 
 import kprune
-from kprune.structure import functional
+from kprune import keras_internals
+from kprune.prunable import prunable_layers
 
 pytestmark = [
     pytest.mark.usefixtures("float64"),
@@ -62,7 +63,7 @@ class _Grower:
             self.apply(name, choices[name], x)
         ends = self.tensors[-2:]
         heads = [layers.Dense(2)(layers.Flatten()(end)) for end in ends]
-        calls = functional.calls(keras.Model(inputs, heads))
+        calls = keras_internals.calls(keras.Model(inputs, heads))
         used = {id(tensor) for call in calls for tensor in call.inputs}
         return keras.Model([x for x in inputs if id(x) in used], heads)
 
@@ -306,7 +307,7 @@ def _check(data) -> tuple[bool, bool]:
     hypothesis.assume(
         any(
             graph.has_free_filters(layer.layer)
-            for layer in functional.prunable_layers(prunable)
+            for layer in prunable_layers(prunable)
         )
     )
     granularity = kprune.granularities.Filter(pad_layer_norm=pads)

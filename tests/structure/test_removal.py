@@ -14,7 +14,7 @@ from models import (
 )
 
 import kprune
-from kprune.weights import sublayers
+from kprune.keras_internals import sublayers
 
 pytestmark = pytest.mark.usefixtures("float64")
 

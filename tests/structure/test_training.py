@@ -7,7 +7,7 @@ from keras import layers
 from models import EXACT_MEAN, assert_equal_outputs, compiled, numpy
 
 import kprune
-from kprune.structure.functional import prunable_layers
+from kprune.prunable import prunable_layers
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import activations, layers, ops
 
-from kprune.structure.rules import register_rule
+from kprune.structure.rules.registry import register_rule
 from kprune.structure.slots import Channels
 
 _ELEMENTWISE = {

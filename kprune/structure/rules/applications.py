@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from kprune.structure import functional
-from kprune.structure.rules import register_rule
+from kprune import keras_internals
 from kprune.structure.rules.broadcasting import merge, strict
+from kprune.structure.rules.registry import register_rule
 from kprune.structure.slots import Channels
 
 
-@register_rule(functional.application_layer("LayerScale"))
+@register_rule(keras_internals.application_layer("LayerScale"))
 def layer_scale(walk, call):
     """ConvNeXt's: a factor for each channel of the last axis."""
     (x,) = call.inputs
@@ -28,13 +28,13 @@ def layer_scale(walk, call):
     return [axes]
 
 
-@register_rule(functional.application_layer("StochasticDepth"))
+@register_rule(keras_internals.application_layer("StochasticDepth"))
 def stochastic_depth(walk, call):
     """ConvNeXt's: in inference nothing happens."""
     return [call.inputs[0].axes]
 
 
-@register_rule(functional.application_layer("CustomScaleLayer"))
+@register_rule(keras_internals.application_layer("CustomScaleLayer"))
 def scaled_sum(walk, call):
     """InceptionResNetV2's: `x + scale * y` ties equal positions."""
     scale = call.layer.scale

@@ -5,8 +5,8 @@ import math
 import numpy as np
 from keras import layers
 
-from kprune.structure import functional
-from kprune.structure.rules import register_rule
+from kprune import keras_internals
+from kprune.structure.rules.registry import register_rule
 from kprune.structure.slots import Channels, unknown
 
 # The axes of all kernels that project to heads; those of biases lack the
@@ -19,7 +19,7 @@ def multi_head_attention(walk, call):
     """Heads, key width, value width and output width go on their own."""
     layer = call.layer
     query, key, value = _attended(call)
-    parts = functional.attention_projections(layer)
+    parts = keras_internals.attention_projections(layer)
     last = len(query.shape) - 1
     reason = _refusal(walk, parts)
     ranks = {len(x.shape) for x in (query, key, value)}
@@ -74,7 +74,7 @@ def group_query_attention(walk, call):
     """
     layer = call.layer
     query, key, value = _attended(call)
-    parts = functional.attention_projections(layer)
+    parts = keras_internals.attention_projections(layer)
     last = len(query.shape) - 1
     reason = _refusal(walk, parts)
     if reason:

@@ -5,11 +5,11 @@ import math
 
 from keras import layers
 
-from kprune.structure.functional import operation_classes
+from kprune.keras_internals import operation_classes
 from kprune.structure.records import Tensor
-from kprune.structure.rules import register_rule
 from kprune.structure.rules.arguments import operand, replaced
 from kprune.structure.rules.broadcasting import product
+from kprune.structure.rules.registry import register_rule
 from kprune.structure.slots import Channels
 
 

@@ -5,9 +5,8 @@ import functools
 import keras
 import numpy as np
 
-from kprune.structure.functional import operation_classes
+from kprune.keras_internals import operation_classes
 from kprune.structure.records import Tensor
-from kprune.structure.rules import register_rule
 from kprune.structure.rules.activations import elementwise
 from kprune.structure.rules.broadcasting import (
     merge,
@@ -16,6 +15,7 @@ from kprune.structure.rules.broadcasting import (
     strict,
     varying,
 )
+from kprune.structure.rules.registry import register_rule
 
 _SMOOTH = operation_classes(
     *("Absolute", "Arcsinh", "Arctan", "Celu", "Copy", "Cos", "Cosh"),

@@ -2,7 +2,7 @@
 
 from keras import layers
 
-from kprune.structure.rules import register_rule
+from kprune.structure.rules.registry import register_rule
 
 
 @register_rule(layers.Embedding)

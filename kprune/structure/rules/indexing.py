@@ -4,15 +4,15 @@ import functools
 
 import numpy as np
 
-from kprune.structure.functional import operation_classes
+from kprune.keras_internals import operation_classes
 from kprune.structure.records import Tensor
-from kprune.structure.rules import register_rule
 from kprune.structure.rules.arguments import (
     normalized,
     operand,
     replaced,
     resize,
 )
+from kprune.structure.rules.registry import register_rule
 
 
 @register_rule(*operation_classes("GetItem"))

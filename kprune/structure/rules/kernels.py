@@ -3,8 +3,8 @@
 import numpy as np
 from keras import layers
 
-from kprune.structure.rules import register_rule
 from kprune.structure.rules.activations import activate
+from kprune.structure.rules.registry import register_rule
 from kprune.structure.slots import Channels
 
 

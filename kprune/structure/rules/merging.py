@@ -3,9 +3,8 @@
 import numpy as np
 from keras import layers
 
-from kprune.structure.functional import operation_classes
+from kprune.keras_internals import operation_classes
 from kprune.structure.records import Tensor
-from kprune.structure.rules import register_rule
 from kprune.structure.rules.arguments import operand
 from kprune.structure.rules.broadcasting import (
     equal,
@@ -14,6 +13,7 @@ from kprune.structure.rules.broadcasting import (
     product,
     strict,
 )
+from kprune.structure.rules.registry import register_rule
 from kprune.structure.slots import concatenate
 
 _COMBINED = {

@@ -6,8 +6,8 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from kprune.structure.rules import register_rule
 from kprune.structure.rules.activations import elementwise
+from kprune.structure.rules.registry import register_rule
 from kprune.structure.slots import Channels, unknown
 
 _STATE = ("gamma", "beta", "moving_mean", "moving_variance")

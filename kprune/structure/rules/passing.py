@@ -3,8 +3,8 @@
 import keras
 from keras import layers
 
-from kprune.structure.functional import operation_classes
-from kprune.structure.rules import register_rule
+from kprune.keras_internals import operation_classes
+from kprune.structure.rules.registry import register_rule
 
 
 def _adaptive(kind: str) -> list:

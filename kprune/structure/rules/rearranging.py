@@ -4,10 +4,10 @@ import functools
 
 import numpy as np
 
-from kprune.structure.functional import operation_classes
-from kprune.structure.rules import register_rule
+from kprune.keras_internals import operation_classes
 from kprune.structure.rules.arguments import normalized, resize
 from kprune.structure.rules.broadcasting import equal
+from kprune.structure.rules.registry import register_rule
 from kprune.structure.rules.reshaping import regroup
 from kprune.structure.slots import Channels, concatenate
 

@@ -5,8 +5,8 @@ import numpy as np
 from keras import activations, layers
 
 from kprune.structure.records import Tensor
-from kprune.structure.rules import register_rule
 from kprune.structure.rules.activations import elementwise, is_elementwise
+from kprune.structure.rules.registry import register_rule
 from kprune.structure.slots import Channels
 
 

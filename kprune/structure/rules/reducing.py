@@ -1,8 +1,8 @@
 """Rules of operations that act along axes: means, sums, softmax."""
 
-from kprune.structure.functional import operation_classes
-from kprune.structure.rules import register_rule
+from kprune.keras_internals import operation_classes
 from kprune.structure.rules.arguments import normalized
+from kprune.structure.rules.registry import register_rule
 
 
 @register_rule(*operation_classes("Max", "Amax", "Min", "Amin"))

@@ -5,7 +5,7 @@ import math
 import numpy as np
 from keras import layers
 
-from kprune.structure.rules import register_rule
+from kprune.structure.rules.registry import register_rule
 from kprune.structure.slots import Channels
 
 

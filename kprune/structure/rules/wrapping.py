@@ -6,7 +6,7 @@ import numpy as np
 from keras import layers
 
 from kprune.structure.records import LayerCall, Tensor
-from kprune.structure.rules import no_rule, register_rule, rule_for
+from kprune.structure.rules.registry import no_rule, register_rule, rule_for
 from kprune.structure.slots import Channels, concatenate
 
 

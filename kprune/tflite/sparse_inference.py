@@ -9,7 +9,7 @@ ends in one of two ways, and has nothing between that is not known there.
 import dataclasses
 import os
 
-from kprune import flatbuffer, sparse_rules
+from kprune.tflite import flatbuffer, sparse_rules
 
 _ENDS = ("DEPTH_TO_SPACE", "MEAN")
 

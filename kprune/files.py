@@ -26,7 +26,7 @@ def load_model(
     Example:
 
     ```python
-    model = kprune.loading.load_model("mnist.keras")
+    model = kprune.files.load_model("mnist.keras")
     ```
     """
     path = os.fspath(path)

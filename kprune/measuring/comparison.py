@@ -7,11 +7,13 @@ import pathlib
 import keras
 from rich.table import Table
 
-from kprune import costs, latency, weights
-from kprune.accuracy import accuracies
+from kprune import keras_internals, weights
+from kprune.measuring import costs
+from kprune.measuring.accuracy import accuracies
+from kprune.prunable import prunable_layers
 from kprune.stripping import strip
-from kprune.structure import functional
 from kprune.structure.graph import readable_or_none
+from kprune.tflite import latency
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +49,8 @@ class FileComparison:
     Args:
         bytes: `Pair`.
         gzip_bytes: `Pair`.
-        latency: `kprune.latency.Latency` of the pruned file against the dense
-            one; `None` if it was not measured.
+        latency: `kprune.tflite.latency.Latency` of the pruned file against
+            the dense one; `None` if it was not measured.
     """
 
     bytes: Pair
@@ -170,7 +172,7 @@ def compare(
             f"`files`: export both models. Received: files={files!r}"
         )
     plain = model
-    if functional.prunable_layers(model) and readable_or_none(model):
+    if prunable_layers(model) and readable_or_none(model):
         plain = strip(model)
     of_dense, of_plain = costs.cost(dense), costs.cost(plain)
     accuracy = None
@@ -204,8 +206,8 @@ def _compare_files(name, paths, timed) -> FileComparison:
 def _filters(model) -> int:
     kernels = [
         list(weights.kernels(layer).values())
-        for layer in weights.sublayers(model)
-        if not weights.sublayers(layer)
+        for layer in keras_internals.sublayers(model)
+        if not keras_internals.sublayers(layer)
     ]
     return sum(found[-1].shape[-1] for found in kernels if found)
 

@@ -12,12 +12,13 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from kprune import flatbuffer, operators, weights
-from kprune.latency import Latency, measure
-from kprune.loading import load_model
-from kprune.model_macs import macs
-from kprune.structure import functional
+from kprune import keras_internals, weights
+from kprune.files import load_model
+from kprune.measuring.macs import macs
+from kprune.prunable import prunable_layers
 from kprune.structure.graph import readable_or_none
+from kprune.tflite import flatbuffer, operators
+from kprune.tflite.latency import Latency, measure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +37,8 @@ class Cost:
             `None` if unknown.
         bytes: Integer. The size of the file; `None` for a model in memory.
         gzip_bytes: Integer. The same after gzip.
-        latency: `kprune.latency.Latency` against the reference; `None` if
-            there was none.
+        latency: `kprune.tflite.latency.Latency` against the reference;
+            `None` if there was none.
 
     Example:
 
@@ -194,7 +195,7 @@ def parameters(model: keras.Model) -> int:
         Integer. The number of scalars.
     """
     added = set()
-    for layer in functional.prunable_layers(model):
+    for layer in prunable_layers(model):
         plain = {id(weight) for weight in layer.layer.weights}
         added.update(id(w) for w in layer.weights if id(w) not in plain)
     sizes = [math.prod(w.shape) for w in model.weights if id(w) not in added]
@@ -212,12 +213,12 @@ def count_weights(model: keras.Model) -> tuple[int, int]:
     """
     masks = {
         id(variable): layer.masks[name]
-        for layer in functional.prunable_layers(model)
+        for layer in prunable_layers(model)
         for name, variable in layer.kernels.items()
     }
     kernels = {
         id(kernel): kernel
-        for layer in weights.sublayers(model)
+        for layer in keras_internals.sublayers(model)
         for kernel in weights.kernels(layer).values()
     }
     values = [
@@ -231,7 +232,7 @@ def count_weights(model: keras.Model) -> tuple[int, int]:
 
 
 def _of_model(model) -> Cost:
-    with functional.calls_forgotten(model):
+    with keras_internals.calls_forgotten(model):
         graph = readable_or_none(model)
         found = None if graph is None else macs(graph)
     return Cost(

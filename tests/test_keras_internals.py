@@ -3,8 +3,8 @@
 import keras
 from keras import layers
 
-from kprune.structure import functional
-from kprune.weights import sublayers
+from kprune import keras_internals
+from kprune.keras_internals import sublayers
 
 
 def test_calls_of_a_functional_model_come_in_order():
@@ -13,7 +13,7 @@ def test_calls_of_a_functional_model_come_in_order():
     x = dense(inputs)
     y = layers.Add()([dense(x), x])
     model = keras.Model({"first": inputs}, [y, x])
-    calls = functional.calls(model)
+    calls = keras_internals.calls(model)
     assert [type(call.operation).__name__ for call in calls] == [
         "Dense",
         "Dense",
@@ -22,25 +22,25 @@ def test_calls_of_a_functional_model_come_in_order():
     assert calls[2].inputs[1] is x and calls[2].outputs[0] is y
     args, kwargs = calls[2].fill_in({id(t): 1 for t in calls[2].inputs})
     assert args == ([1, 1],) and kwargs == {}
-    assert set(functional.inputs_struct(model)) == {"first"}
-    assert functional.outputs_struct(model)[0] is y
-    assert functional.input_layer(inputs).name == "first"
+    assert set(keras_internals.inputs_struct(model)) == {"first"}
+    assert keras_internals.outputs_struct(model)[0] is y
+    assert keras_internals.input_layer(inputs).name == "first"
 
 
 def test_sequential_models():
     model = keras.Sequential([keras.Input((4,)), layers.Dense(2)])
-    assert functional.has_graph(model)
-    assert len(functional.calls(model)) == 1
-    assert not functional.has_graph(keras.Sequential([layers.Dense(2)]))
-    assert not functional.has_graph(layers.Dense(2))
+    assert keras_internals.has_graph(model)
+    assert len(keras_internals.calls(model)) == 1
+    assert not keras_internals.has_graph(keras.Sequential([layers.Dense(2)]))
+    assert not keras_internals.has_graph(layers.Dense(2))
 
 
 def test_masks_of_symbolic_tensors():
     inputs = keras.Input((4,))
-    assert not functional.has_mask(inputs)
+    assert not keras_internals.has_mask(inputs)
     masked = layers.Embedding(3, 2, mask_zero=True)(inputs)
-    assert functional.has_mask(masked)
-    assert functional.has_mask(layers.LayerNormalization()(masked))
+    assert keras_internals.has_mask(masked)
+    assert keras_internals.has_mask(layers.LayerNormalization()(masked))
 
 
 def test_sublayers_at_any_depth():
@@ -58,25 +58,25 @@ def test_the_projections_of_attention_layers():
         layers.GroupQueryAttention(5, 2, 1),
     ):
         layer(x, x)
-        found = functional.attention_projections(layer)
+        found = keras_internals.attention_projections(layer)
         assert set(found) == {"query", "key", "value", "output"}
         assert found["query"].kernel.shape == (4, 2, 5)
         assert found["output"].kernel.shape == (2, 5, 4)
     gated = layers.MultiHeadAttention(2, 5, use_gate=True)
     gated(x, x)
-    found = functional.attention_projections(gated)
+    found = keras_internals.attention_projections(gated)
     assert found["gate"].kernel.shape == (4, 2, 5)
 
 
 def test_layers_that_only_applications_have():
-    scale = functional.application_layer("LayerScale")(1e-6, 4)
+    scale = keras_internals.application_layer("LayerScale")(1e-6, 4)
     scale.build((None, 4))
     assert [id(v) for v in scale.weights] == [id(scale.gamma)]
     assert scale.get_config()["projection_dim"] == 4
-    drop = functional.application_layer("StochasticDepth")(0.5)
+    drop = keras_internals.application_layer("StochasticDepth")(0.5)
     x = keras.ops.ones((3, 2))
     assert float(drop(x)[0, 0]) == 1
-    add = functional.application_layer("CustomScaleLayer")(0.5)
+    add = keras_internals.application_layer("CustomScaleLayer")(0.5)
     assert float(add([x, x])[0, 0]) == 1.5
 
 
@@ -85,21 +85,23 @@ def test_classes_of_their_own():
         pass
 
     inputs = keras.Input((2,))
-    assert not functional.is_custom_class(keras.Model(inputs, inputs))
-    assert functional.is_custom_class(Own())
+    assert not keras_internals.is_custom_class(keras.Model(inputs, inputs))
+    assert keras_internals.is_custom_class(Own())
 
 
 def test_classes_of_operations():
     x = keras.Input((4, 3))
     nodes = [keras.ops.transpose(x), x + 1, keras.activations.relu(x, 0.1)]
-    assert functional.operation_classes("Transpose", "Add", "ReLU") == tuple(
-        type(functional.calls(keras.Model(x, node))[-1].operation)
+    assert keras_internals.operation_classes(
+        "Transpose", "Add", "ReLU"
+    ) == tuple(
+        type(keras_internals.calls(keras.Model(x, node))[-1].operation)
         for node in nodes
     )
 
 
 def test_the_output_shape_of_a_lambda():
     layer = layers.Lambda(lambda x: x[:, :3], output_shape=(3,))
-    assert functional.lambda_output_shape(layer) == (3,)
+    assert keras_internals.lambda_output_shape(layer) == (3,)
     layer = layers.Lambda(lambda x: x)
-    assert functional.lambda_output_shape(layer) is None
+    assert keras_internals.lambda_output_shape(layer) is None

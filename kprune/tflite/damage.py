@@ -24,7 +24,7 @@ def check_graph(graph) -> None:
     """Refuses what no reader of a graph should have to think of.
 
     Args:
-        graph: `kprune.flatbuffer.Graph`.
+        graph: `kprune.tflite.flatbuffer.Graph`.
 
     Raises:
         IndexError: If a tensor or an operand is not there.
@@ -63,7 +63,7 @@ def check_loops(graphs, index: int = 0, outer: tuple = ()) -> None:
     """Refuses loops whose graphs are missing, run themselves or do not fit.
 
     Args:
-        graphs: Tuple of `kprune.flatbuffer.Graph`.
+        graphs: Tuple of `kprune.tflite.flatbuffer.Graph`.
         index: Integer. The graph whose loops are checked.
         outer: Tuple of the indices of the graphs that it runs in.
 

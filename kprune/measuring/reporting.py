@@ -9,9 +9,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from kprune import costs, granularities, model_macs, weights
-from kprune.comparison import Comparison, compare
-from kprune.structure import functional
+from kprune import granularities, keras_internals, weights
+from kprune.measuring import costs
+from kprune.measuring import macs as model_macs
+from kprune.measuring.comparison import Comparison, compare
 from kprune.structure.graph import readable_or_none
 from kprune.structure.rebuilding import unwrapped
 from kprune.structure.removal import Removal
@@ -64,8 +65,8 @@ class PruningReport:
         zeros: Integer. The zeros among them, masked weights included.
         parameters: Integer. All weights of the model, masks not included.
         macs: Integer. Multiply-accumulates for one sample; `None` if unknown.
-        comparison: `kprune.comparison.Comparison` with the dense model;
-            `None` if none was given.
+        comparison: `kprune.measuring.comparison.Comparison` with the dense
+            model; `None` if none was given.
 
     Example:
 
@@ -218,7 +219,7 @@ def report(
             "`latency` is that of `.tflite` files: pass them as `files`."
         )
     models = [model] if dense is None else [model, dense]
-    with functional.calls_forgotten(*models):
+    with keras_internals.calls_forgotten(*models):
         return _report(model, dense, data, files, latency)
 
 

@@ -1,7 +1,7 @@
 """Which operators XNNPACK's kernels for sparse weights can be among."""
 
-from kprune import flatbuffer
-from kprune.flatbuffer import Graph, Operator
+from kprune.tflite import flatbuffer
+from kprune.tflite.flatbuffer import Graph, Operator
 
 START = "a 3x3 convolution of stride 2, of 3 channels, padded by 1"
 _NOT_SUPPORTED = "this operator is not supported with channels first"

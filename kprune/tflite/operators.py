@@ -2,7 +2,7 @@
 
 import math
 
-from kprune.flatbuffer import Graph, Operator, Tensor
+from kprune.tflite.flatbuffer import Graph, Operator, Tensor
 
 # Which inputs of an operator are its weights, where they are constants.
 _KERNELS = {
@@ -64,7 +64,7 @@ def parameters(graphs: tuple[Graph, ...]) -> int:
     """Counts the numbers that a file stores, or leaves out as zeros.
 
     Args:
-        graphs: What `kprune.flatbuffer.read` returns.
+        graphs: What `kprune.tflite.flatbuffer.read` returns.
 
     Returns:
         Integer. The constants that are floats or quantized, each once.
@@ -83,7 +83,7 @@ def kernels(graphs: tuple[Graph, ...]) -> list[Tensor]:
     """Finds the constants that operators multiply with or look up in.
 
     Args:
-        graphs: What `kprune.flatbuffer.read` returns.
+        graphs: What `kprune.tflite.flatbuffer.read` returns.
 
     Returns:
         List of `Tensor`, one of those that share their data.
@@ -102,7 +102,7 @@ def macs(graphs: tuple[Graph, ...]) -> int | None:
     """Counts the multiply-accumulates of a file for one sample.
 
     Args:
-        graphs: What `kprune.flatbuffer.read` returns.
+        graphs: What `kprune.tflite.flatbuffer.read` returns.
 
     Returns:
         Integer: that of one run where inputs and outputs differ in their

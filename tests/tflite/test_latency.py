@@ -8,7 +8,7 @@ import pytest
 from keras import layers
 
 import kprune
-from kprune import latency
+from kprune.tflite import latency
 
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow",

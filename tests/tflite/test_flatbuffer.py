@@ -7,7 +7,7 @@ from files import on_tensorflow
 from keras import layers
 
 import kprune
-from kprune import flatbuffer
+from kprune.tflite import flatbuffer
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ from keras import layers, ops
 from models import Untraceable, convnet
 
 import kprune
-from kprune import costs, flatbuffer
+from kprune.measuring import costs
+from kprune.tflite import flatbuffer
 
 on_tensorflow = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow",

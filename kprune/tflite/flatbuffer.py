@@ -9,7 +9,7 @@ import struct
 
 import numpy as np
 
-from kprune import flatbuffer_checks
+from kprune.tflite import damage
 
 # Numbers that a model multiplies with or adds; the other constants of a file
 # are shapes and axes.
@@ -199,7 +199,7 @@ def read(path: str | os.PathLike) -> tuple[Graph, ...]:
         graphs = tuple(
             _graph(model, graph, content, schema) for graph in model.subgraphs
         )
-        flatbuffer_checks.check_loops(graphs)
+        damage.check_loops(graphs)
         return graphs
     # What the reader raises where an offset leads to nowhere.
     except (
@@ -246,7 +246,7 @@ def _graph(model, graph, content, schema) -> Graph:
         _integers(graph.inputs),
         _integers(graph.outputs),
     )
-    flatbuffer_checks.check_graph(read)
+    damage.check_graph(read)
     return read
 
 

@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 
-from kprune import flatbuffer
+from kprune.tflite import flatbuffer
 
 # Other models pass through the caches between two turns of one, so a turn has
 # to last; what a computer does besides then meets all models alike.

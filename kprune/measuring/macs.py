@@ -2,9 +2,9 @@
 
 import keras
 
-from kprune import multiply_accumulates
+from kprune import keras_internals
 from kprune.layers import PrunableLayer
-from kprune.structure import functional
+from kprune.measuring import operation_macs
 
 _TIME_DISTRIBUTED = (keras.layers.TimeDistributed,)
 
@@ -20,7 +20,7 @@ def layer_macs(model: keras.Model) -> dict[int, int | None]:
         an operation to its multiply-accumulates, over all its calls; `None`
         where a size is not known, or a call cannot be traced.
     """
-    graph = functional.graph_of(model)
+    graph = keras_internals.graph_of(model)
     inputs = [_symbol(tensor.shape, tensor.dtype) for tensor in graph.inputs]
     counts, _ = _count(graph, inputs)
     batch_size = inputs[0].shape[0] if inputs[0].shape else 1
@@ -67,7 +67,7 @@ def _count(graph, inputs) -> tuple[dict, list]:
     """
     counts = {}
     values = dict(zip(map(id, graph.inputs), inputs))
-    for call in functional.calls(graph):
+    for call in keras_internals.calls(graph):
         layer = call.operation
         if isinstance(layer, PrunableLayer):
             layer = layer.layer
@@ -82,14 +82,14 @@ def _count(graph, inputs) -> tuple[dict, list]:
 def _count_call(layer, call, values) -> tuple[dict, list]:
     args, kwargs = call.fill_in(values)
     try:
-        if not multiply_accumulates.is_composite(layer):
+        if not operation_macs.is_composite(layer):
             outputs = keras.tree.flatten(layer(*args, **kwargs))
-            shape = multiply_accumulates.output_shape(layer, args, kwargs)
+            shape = operation_macs.output_shape(layer, args, kwargs)
             if shape is not None:
                 outputs = [_symbol(shape, outputs[0].dtype)]
-            count = multiply_accumulates.of_call(layer, args, kwargs, outputs)
+            count = operation_macs.of_call(layer, args, kwargs, outputs)
             return {id(layer): count}, outputs
-        if multiply_accumulates.is_one_of(layer, _TIME_DISTRIBUTED):
+        if operation_macs.is_one_of(layer, _TIME_DISTRIBUTED):
             batch, steps, *rest = args[0].shape
             x = _symbol((batch, *rest), args[0].dtype)
             graph = keras.Function(x, layer.layer(x))

@@ -1,7 +1,7 @@
 """What kprune reads of a Keras model, private attributes included.
 
 Keras has no public way to walk a Functional model. Every private attribute is
-read here and nowhere else, but for `kprune.weights.sublayers`;
+read here and nowhere else, but for `kprune.keras_internals.sublayers`;
 `tests/structure/test_functional.py` pins them.
 """
 
@@ -9,10 +9,6 @@ import contextlib
 import dataclasses
 
 import keras
-
-from kprune import weights
-from kprune.layers import PrunableLayer
-from kprune.weights import sublayers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +86,18 @@ def calls(model) -> list[Call]:
     ]
 
 
+def sublayers(layer: keras.layers.Layer) -> list:
+    """All layers below a layer or model, at any depth, each once.
+
+    Args:
+        layer: A Keras layer or model.
+
+    Returns:
+        List of layers.
+    """
+    return layer._flatten_layers(include_self=False, recursive=True)
+
+
 @contextlib.contextmanager
 def calls_forgotten(*models):
     """Within it, symbolic calls leave nothing behind in models.
@@ -125,37 +133,6 @@ def calls_forgotten(*models):
     finally:
         for calls, before in written:
             del calls[before:]
-
-
-def owners(model) -> dict[int, list[str]]:
-    """Which layers of a model's graph, at any depth, own each variable.
-
-    Args:
-        model: A built Sequential or Functional model.
-
-    Returns:
-        Dict from the id of a variable to the names of the layers that are
-        called and have it, each layer once.
-    """
-    found = {}
-    seen = set()
-
-    def visit(graph):
-        for call in calls(graph):
-            operation = call.operation
-            if id(operation) in seen:
-                continue
-            seen.add(id(operation))
-            if has_graph(operation):
-                visit(operation)
-            elif isinstance(operation, keras.layers.Layer):
-                if isinstance(operation, PrunableLayer):
-                    operation = operation.layer
-                for variable in operation.weights:
-                    found.setdefault(id(variable), []).append(operation.name)
-
-    visit(model)
-    return found
 
 
 def operation_classes(*names: str) -> tuple:
@@ -264,47 +241,6 @@ def replace_layers(model, new: dict) -> None:
         if owner not in new:
             for name, value in list(vars(owner).items()):
                 vars(owner)[name] = replaced(value)
-
-
-def prunable_layers(model) -> list[PrunableLayer]:
-    """All prunable layers of a model, in nested models and layers too.
-
-    Args:
-        model: `keras.Model` or layer.
-
-    Returns:
-        List of `PrunableLayer`, each once.
-    """
-    return [
-        layer for layer in sublayers(model) if isinstance(layer, PrunableLayer)
-    ]
-
-
-def prunable_weights(model) -> list[tuple]:
-    """The weights of a model that are pruned one by one, with their masks.
-
-    Args:
-        model: `keras.Model`.
-
-    Returns:
-        List of `(variable, mask)`, each variable once: the kernels of the
-        prunable layers, or, where there are none, the kernels of all layers
-        with `None` as mask.
-    """
-    prunable = prunable_layers(model)
-    if prunable:
-        pairs = [
-            (kernel, layer.masks[name])
-            for layer in prunable
-            for name, kernel in layer.kernels.items()
-        ]
-    else:
-        pairs = [
-            (kernel, None)
-            for layer in sublayers(model)
-            for kernel in weights.kernels(layer).values()
-        ]
-    return list({id(pair[0]): pair for pair in pairs}.values())
 
 
 def lambda_output_shape(layer: keras.layers.Lambda):

@@ -6,7 +6,7 @@ import pytest
 from keras import layers, ops
 
 import kprune
-from kprune.accuracy import accuracies
+from kprune.measuring.accuracy import accuracies
 
 X = np.eye(3, dtype="float32")[[0, 1, 2, 0, 1]]
 Y = np.array([0, 1, 2, 1, 1])

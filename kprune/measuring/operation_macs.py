@@ -5,8 +5,7 @@ import math
 import keras
 from keras import layers
 
-from kprune import weights
-from kprune.structure import functional
+from kprune import keras_internals, weights
 
 _SEPARABLE = (layers.SeparableConv1D, layers.SeparableConv2D)
 _DEPTHWISE = (
@@ -32,7 +31,9 @@ _KNOWN = (
 )
 # No kernel and no layer inside, but products of what they are called with.
 _PRODUCTS = (layers.Dot, layers.Lambda)
-_DOT_PRODUCT_ATTENTION = functional.operation_classes("DotProductAttention")
+_DOT_PRODUCT_ATTENTION = keras_internals.operation_classes(
+    "DotProductAttention"
+)
 
 
 def is_one_of(layer, kinds: tuple) -> bool:
@@ -69,7 +70,7 @@ def is_composite(operation) -> bool:
         not is_own
         or isinstance(operation, _PRODUCTS)
         or any(len(weight.shape) > 1 for weight in operation.weights)
-        or bool(weights.sublayers(operation))
+        or bool(keras_internals.sublayers(operation))
     )
 
 
@@ -308,7 +309,7 @@ def _sizes(equation: str, shapes) -> dict:
 
 _COUNTS = dict(
     zip(
-        functional.operation_classes(
+        keras_internals.operation_classes(
             "Matmul",
             "Inner",
             "Dot",
@@ -337,7 +338,7 @@ _COUNTS = dict(
     )
 )
 # Functions of the user run inside them, some more than once.
-_REPEATING = functional.operation_classes(
+_REPEATING = keras_internals.operation_classes(
     "AssociativeScan",
     "Cond",
     "ForiLoop",

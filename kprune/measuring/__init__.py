@@ -1,0 +1,1 @@
+"""What models and files cost, and how a pruned model compares."""

@@ -1,0 +1,1 @@
+"""Reading `.tflite` files: what is in them, and how fast they run."""
