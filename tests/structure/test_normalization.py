@@ -240,7 +240,7 @@ def test_the_option_of_any_layer_counts():
 
 def test_the_option_can_change_between_updates():
     model = kprune.make_prunable(_stack(layers.LayerNormalization()))
-    pruner = kprune.pruning.Pruner(granularity=PADS)
+    pruner = kprune.pruning.MaskUpdater(granularity=PADS)
     pruner.update(model, 0.5)
     assert kprune.strip(model).layers[0].units == 4
     kprune.prune(model, 0.5, granularity="filter")
