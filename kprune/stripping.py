@@ -4,8 +4,9 @@ import keras
 
 from kprune.prunable import check_wrappers, prunable_layers
 from kprune.structure import subclassing
+from kprune.structure.cloning import clone
 from kprune.structure.graph import readable
-from kprune.structure.rebuilding import Rebuilder, clone, unwrapped
+from kprune.structure.rebuilding import Rebuilder, unwrapped
 from kprune.structure.removal import remove_unused
 from kprune.weights import masked_value
 

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from kprune import keras_internals
-from kprune.structure.rebuilding import LOOKUPS
+from kprune.structure.cloning import LOOKUPS
 
 # Of the largest output. Kernels differ between runtimes by a few roundings;
 # a wrong weight or a lost operation differs by far more.

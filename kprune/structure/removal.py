@@ -4,13 +4,9 @@ import keras
 import numpy as np
 
 from kprune.prunable import prunable_layers
+from kprune.structure.cloning import clone, padded
 from kprune.structure.graph import readable
-from kprune.structure.rebuilding import (
-    Rebuilder,
-    clone,
-    padded,
-    unwrapped,
-)
+from kprune.structure.rebuilding import Rebuilder, unwrapped
 from kprune.structure.records import Reading
 from kprune.structure.walk import Walk
 
