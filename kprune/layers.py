@@ -43,7 +43,7 @@ class PrunableLayer(keras.layers.Wrapper):
             means `"filter"` for convolutions and `"unstructured"` for the
             rest.
         **kwargs: Of `keras.layers.Layer`. The name is by default that of the
-            layer, and so is whether it trains.
+            layer.
 
     Call arguments:
         Those of the wrapped layer.
@@ -77,7 +77,6 @@ class PrunableLayer(keras.layers.Wrapper):
             granularities.get(granularity)
         # What goes by names goes on: losses, labels, metrics, layouts.
         kwargs.setdefault("name", layer.name)
-        kwargs.setdefault("trainable", layer.trainable)
         kwargs.setdefault("dtype", layer.dtype_policy)
         # Keras reads the names of the arguments of `call`: what is a tensor,
         # what has a mask, what is built of which shape.
@@ -85,6 +84,8 @@ class PrunableLayer(keras.layers.Wrapper):
         # Without autocast the masked values keep the variables' own dtype;
         # the wrapped layer casts them as it always does.
         super().__init__(layer, autocast=False, **kwargs)
+        if not kwargs.get("trainable", True):
+            layer.trainable = False
         self._granularity = granularity
         self._masks = {}
         self._for_good = {}
@@ -124,6 +125,15 @@ class PrunableLayer(keras.layers.Wrapper):
             )
         if weights.are_complete(layer) and not weights.kernels(layer):
             raise ValueError(_no_kernels(layer))
+
+    @property
+    def trainable(self):
+        """Boolean. Whether the wrapped layer trains."""
+        return self.layer.trainable
+
+    @trainable.setter
+    def trainable(self, value):
+        self.layer.trainable = value
 
     @property
     def granularity(self):

@@ -42,7 +42,7 @@ def texts(axis):
 
 
 def test_mask_draws_weight_mask_and_product(model):
-    layer = model.get_layer("prunable_hidden")
+    layer = model.get_layer("hidden")
     kernel = keras.ops.convert_to_numpy(layer.layer.kernel)
     kept = keras.ops.convert_to_numpy(layer.masks["kernel"])
     weight, mask, product = images(plots.mask(layer))
@@ -53,7 +53,7 @@ def test_mask_draws_weight_mask_and_product(model):
 
 
 def test_mask_flattens_all_axes_but_the_last(model):
-    layer = model.get_layer("prunable_conv")
+    layer = model.get_layer("conv")
     kernel = keras.ops.convert_to_numpy(layer.layer.kernel)
     kept = keras.ops.convert_to_numpy(layer.masks["kernel"])
     weight, mask, product = images(plots.mask(layer))
@@ -64,7 +64,7 @@ def test_mask_flattens_all_axes_but_the_last(model):
 
 
 def test_mask_draws_the_weight_that_is_named(model):
-    layer = model.get_layer("prunable_conv")
+    layer = model.get_layer("conv")
     layer.layer.bias.assign([1.0, 2.0, 3.0, 4.0])
     kept = keras.ops.convert_to_numpy(layer.masks["bias"])
     figure = plots.mask(layer, "bias")
@@ -76,7 +76,7 @@ def test_mask_draws_the_weight_that_is_named(model):
 
 
 def test_mask_shares_one_color_scale_around_zero(model):
-    figure = plots.mask(model.get_layer("prunable_hidden"))
+    figure = plots.mask(model.get_layer("hidden"))
     weight, mask, product = (a.images[0] for a in figure.axes if a.images)
     low, high = weight.get_clim()
     assert low == -high < 0
@@ -85,7 +85,7 @@ def test_mask_shares_one_color_scale_around_zero(model):
 
 
 def test_mask_says_what_it_shows(model):
-    figure = plots.mask(model.get_layer("prunable_logits"))
+    figure = plots.mask(model.get_layer("logits"))
     assert figure.get_suptitle() == "kernel of 'logits', shape (6, 3)"
     titles = [axis.get_title() for axis in figure.axes if axis.images]
     assert titles == ["weight", "mask, sparsity 50.0%", "weight * mask"]
@@ -93,7 +93,7 @@ def test_mask_says_what_it_shows(model):
 
 
 def test_mask_draws_a_layer_of_zeros(model, tmp_path):
-    layer = model.get_layer("prunable_logits")
+    layer = model.get_layer("logits")
     layer.layer.kernel.assign(np.zeros((6, 3)))
     figure = plots.mask(layer)
     figure.savefig(tmp_path / "zeros.png")
@@ -103,7 +103,7 @@ def test_mask_draws_a_layer_of_zeros(model, tmp_path):
 def test_plots_draw_into_a_given_figure(model, tmp_path):
     whole = Figure(figsize=(9, 8), layout="constrained")
     top, bottom = whole.subfigures(2, 1)
-    layer = model.get_layer("prunable_hidden")
+    layer = model.get_layer("hidden")
     assert plots.mask(layer, figure=top) is top
     assert plots.sparsity(kprune.report(model), figure=bottom) is bottom
     whole.savefig(tmp_path / "both.png")
@@ -125,7 +125,7 @@ def test_sparsity_draws_one_bar_per_layer_with_kernels(model):
 
 def test_figures_are_saved(model, tmp_path):
     for name, figure in {
-        "mask": plots.mask(model.get_layer("prunable_conv")),
+        "mask": plots.mask(model.get_layer("conv")),
         "sparsity": plots.sparsity(kprune.report(model)),
     }.items():
         path = tmp_path / f"{name}.png"
@@ -139,7 +139,7 @@ def test_mask_refuses_what_is_no_prunable_layer(model):
     with pytest.raises(ValueError, match="has no weights yet"):
         plots.mask(kprune.PrunableDense(3))
     with pytest.raises(ValueError, match=r"\['bias', 'kernel'\].*'weights'"):
-        plots.mask(model.get_layer("prunable_hidden"), "weights")
+        plots.mask(model.get_layer("hidden"), "weights")
 
 
 def test_sparsity_refuses_what_is_no_report(model):
@@ -161,7 +161,7 @@ def test_missing_matplotlib_is_named(model, monkeypatch):
     report = kprune.report(model)
     monkeypatch.setattr(builtins, "__import__", without_matplotlib)
     for draw in (
-        lambda: plots.mask(model.get_layer("prunable_hidden")),
+        lambda: plots.mask(model.get_layer("hidden")),
         lambda: plots.sparsity(report),
     ):
         with pytest.raises(ImportError, match=r'pip install "kprune\[plots\]"'):

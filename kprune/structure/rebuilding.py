@@ -134,7 +134,7 @@ class Rebuilder:
         for old, new in reversed(self._models):
             new.trainable = old.trainable
         for old, new in self._replaced:
-            new.trainable = old.trainable and unwrapped(old).trainable
+            new.trainable = old.trainable
             freeze_as(*_with_equal_weights(old, new))
 
     def _sequential(self, model, new_inputs):
