@@ -332,7 +332,10 @@ class PrunableLayer(keras.layers.Wrapper):
     # Keras reads the argument names of these methods when it traces a layer;
     # the wrapped layer has the right ones.
     def compute_output_spec(self, *args, **kwargs):
-        return self.layer.compute_output_spec(*args, **kwargs)
+        # By a call: that casts as the layer does in mixed precision.
+        args, kwargs = calling.as_symbols((args, kwargs))
+        with keras_internals.calls_forgotten(self.layer):
+            return calling.as_symbols(self.layer(*args, **kwargs))
 
     def compute_output_shape(self, *args, **kwargs):
         return self.layer.compute_output_shape(*args, **kwargs)

@@ -140,12 +140,17 @@ def _named(layer, wanted) -> dict:
     chosen = [variable for variable in layer.weights if wanted(variable)]
     names = [variable.name for variable in chosen]
     if len(set(names)) < len(names):
-        names = [
-            variable.path.rpartition(f"{layer.name}/")[2] for variable in chosen
-        ]
+        names = [_path_in(layer, variable) for variable in chosen]
     if len(set(names)) < len(names):
         names = [f"{index}/{name}" for index, name in enumerate(names)]
     return dict(zip(names, chosen))
+
+
+def _path_in(layer, variable) -> str:
+    """A variable's path below a layer's, whatever the layer is called now."""
+    if layer.path and variable.path.startswith(f"{layer.path}/"):
+        return variable.path[len(layer.path) + 1 :]
+    return f"/{variable.path}".rpartition(f"/{layer.name}/")[2]
 
 
 def filters_last(layer: keras.layers.Layer, values) -> np.ndarray:
