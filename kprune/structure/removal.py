@@ -3,8 +3,8 @@
 import keras
 import numpy as np
 
-from kprune.prunable import prunable_layers, unwrapped
-from kprune.structure.graph import made_by, readable
+from kprune.prunable import PrunableWeight, prunable_layers, unwrapped
+from kprune.structure.graph import readable
 from kprune.structure.rebuilding import (
     Rebuilder,
     clone,
@@ -105,23 +105,31 @@ class Removal:
         self._removed = self._unused()
         self._keep = ~self._removed[self._groups.of_slot]
 
-    def filters(self, layer) -> tuple[int, int] | None:
-        """How many groups of channels a layer makes, and how many of them go.
+    def filters(self, layer, kernel: PrunableWeight) -> tuple[int, int] | None:
+        """How many channels a layer makes, and how many of them go.
 
         Args:
             layer: A layer, not wrapped.
+            kernel: The last of its kernels.
 
         Returns:
             Tuple of two integers; `None` where nothing is known of it.
         """
-        made = [
-            self._groups.of_slot[binding.slots]
-            for binding in made_by(self._walk.bindings.values(), layer)
-        ]
-        if not made:
-            return None
-        groups = np.unique(np.concatenate(made))
-        return len(groups), int(np.count_nonzero(self._removed[groups]))
+        made = self._makers.get(id(layer))
+        if made:
+            # The gates of a recurrent unit are of one slot.
+            slots = np.unique(np.concatenate([b.slots for b in made]))
+            return len(slots), int(np.count_nonzero(~self._keep[slots]))
+        for binding in self._walk.bindings.values():
+            # Channels go through it, as through a depthwise convolution.
+            if (
+                binding.variable is kernel.variable
+                and binding.role == "through"
+            ):
+                each = kernel.outputs // len(binding.slots)
+                gone = int(np.count_nonzero(~self._keep[binding.slots]))
+                return each * len(binding.slots), each * gone
+        return None
 
     def reasons(self, layer) -> list[str]:
         """Why output channels stay: frozen groups, and readers to wrap."""
@@ -186,7 +194,10 @@ class Removal:
             kept = int(np.count_nonzero(self._keep[slots]))
             if kept < len(slots):
                 array = array * factor(len(slots), kept)
-        array = array.astype(dtype, copy=False)
+        return self.cut(variable, array.astype(dtype, copy=False))
+
+    def cut(self, variable, array: np.ndarray) -> np.ndarray:
+        """An array of a variable's shape without the channels that go."""
         for axis in range(array.ndim):
             binding = self._walk.bindings.get((id(variable), axis))
             if binding is not None and not self._keep[binding.slots].all():
