@@ -118,7 +118,7 @@ class PrunableWeight:
             Boolean array, as long along each of `out_axes` as the variable.
         """
         others = set(range(kept.ndim)) - set(self.out_axes)
-        return kept.any(axis=tuple(others))
+        return np.asarray(kept.any(axis=tuple(others)))
 
     def _turned(self) -> tuple[list[int], list[int]]:
         """The shape with parts on an axis of their own, and the axes' order."""

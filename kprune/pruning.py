@@ -410,7 +410,7 @@ def _mask_of(weight, wish, mask, scorer) -> np.ndarray:
         scores = _lowered(scorer.scores(weight, share), staying)
         offers = {**scorer.offers(weight, share), "score": lambda: None}
         chosen = _ask(wish.granularity, scores, share, offers, weight)
-    return masks.both(chosen, staying)
+    return chosen if staying is None else chosen & staying
 
 
 def _lowered(scores, staying) -> np.ndarray:

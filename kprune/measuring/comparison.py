@@ -30,11 +30,9 @@ class Pair:
     @property
     def ratio(self) -> float | None:
         """Float. Pruned over dense, `None` if unknown."""
-        return (
-            None
-            if None in (self.dense, self.pruned) or not self.dense
-            else (self.pruned / self.dense)
-        )
+        if self.pruned is None or not self.dense:
+            return None
+        return self.pruned / self.dense
 
     def to_dict(self) -> dict:
         """Returns the pair as a dict of plain Python values."""
@@ -110,7 +108,7 @@ class Comparison:
             ("Accuracy", self.accuracy),
             ("Sparsity", self.sparsity),
         ):
-            if pair is not None:
+            if pair and pair.dense is not None and pair.pruned is not None:
                 points = 100 * (pair.pruned - pair.dense)
                 table.add_row(
                     label,

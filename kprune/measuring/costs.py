@@ -83,9 +83,9 @@ class Cost:
         for label, cell in () if self.latency is None else self.latency.rows():
             table.add_row(label, cell)
         # A terminal's width does not count where a string is asked for.
-        console = Console(file=io.StringIO(), width=100)
-        console.print(table)
-        return console.file.getvalue().rstrip()
+        text = io.StringIO()
+        Console(file=text, width=100).print(table)
+        return text.getvalue().rstrip()
 
 
 def cost(
@@ -122,16 +122,17 @@ def cost(
     >>> cost.parameters, cost.zeros, cost.macs
     (136, 96, 128)
     """
-    is_path = isinstance(model, (str, os.PathLike))
-    path = pathlib.Path(model) if is_path else None
-    is_tflite = is_path and path.suffix == ".tflite"
+    path = None
+    if isinstance(model, (str, os.PathLike)):
+        path = pathlib.Path(model)
+    is_tflite = path is not None and path.suffix == ".tflite"
     if reference is not None and not is_tflite:
         raise ValueError(
             "Latency is that of `.tflite` files in the LiteRT interpreter: "
             "`kprune.export` both models first. "
             f"Received: reference='{reference}' with model={model!r}"
         )
-    if not is_path:
+    if path is None:
         if not isinstance(model, keras.Model) or not model.built:
             raise ValueError(
                 "`cost` needs a built `keras.Model` (start it with "
@@ -193,7 +194,7 @@ def parameters(model: keras.Model) -> int:
     Returns:
         Integer. The number of scalars.
     """
-    added = set()
+    added: set[int] = set()
     for layer in prunable_layers(model):
         plain = {id(weight) for weight in layer.layer.weights}
         added.update(id(w) for w in layer.weights if id(w) not in plain)

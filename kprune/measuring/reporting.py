@@ -183,11 +183,12 @@ class PruningReport:
         if without:
             lines.append(f"Left alone, no kernels: {', '.join(without)}.")
         # A terminal's width does not count where a string is asked for.
-        console = Console(file=io.StringIO(), width=110)
+        text = io.StringIO()
+        console = Console(file=text, width=110)
         console.print(table, *lines, sep="\n")
         if self.comparison is not None:
             console.print(self.comparison.table())
-        return console.file.getvalue().rstrip()
+        return text.getvalue().rstrip()
 
 
 def report(

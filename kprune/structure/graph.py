@@ -53,7 +53,7 @@ class ChannelGraph:
 
     def frozen_reasons(self, layer) -> list[str]:
         """Why output channels of a layer stay; empty if all can be cut."""
-        found = {}
+        found: dict[str, None] = {}
         for binding in self.bindings:
             if binding.layer is layer and binding.role == "out":
                 for group in self.groups.of_slot[binding.slots]:
@@ -86,7 +86,7 @@ class ChannelGraph:
     def _members(self) -> dict[int, list[str]]:
         """What has a channel of each group, in the order of the model."""
         makers = {id(b.layer) for b in self.bindings if b.role == "out"}
-        members = collections.defaultdict(dict)
+        members: dict[int, dict[str, None]] = collections.defaultdict(dict)
         merges = collections.defaultdict(list)
         for merge in self.merges:
             merges[merge.after].append(merge)

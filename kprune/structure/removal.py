@@ -133,7 +133,7 @@ class Removal:
 
     def reasons(self, layer) -> list[str]:
         """Why output channels stay: frozen groups, and readers to wrap."""
-        reasons = {}
+        reasons: dict[str, None] = {}
         for binding in self._makers.get(id(layer), ()):
             along = self._groups.of_slot[binding.slots]
             for index in np.unique(self._groups.reason_index[along]):
@@ -162,7 +162,7 @@ class Removal:
     def new_config(self, operation) -> dict:
         """What changes in the config of a layer or operation."""
         operation = unwrapped(operation)
-        changes = {}
+        changes: dict[str, object] = {}
         for (_, key), (slots, new) in self._configs.get(id(operation), ()):
             keep = self._keep[slots]
             if keep.all():
@@ -267,7 +267,7 @@ class Removal:
 
     def _readers_of(self, groups: np.ndarray) -> list[str]:
         """The names of the layers that depend on any of these groups."""
-        names = {}
+        names: dict[str, None] = {}
         for reading in self._walk.readings if len(groups) else ():
             reads = self._groups.of_slot[reading.channels.slots]
             needs = self._needs(reading, self._removed)
@@ -313,7 +313,7 @@ class Removal:
 
 def _grouped(items, key) -> dict:
     """The items in lists, by what `key` returns for them."""
-    groups = {}
+    groups: dict = {}
     for item in items:
         groups.setdefault(key(item), []).append(item)
     return groups
