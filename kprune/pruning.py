@@ -13,6 +13,7 @@ from kprune import (
     keras_internals,
     masks,
     schedules,
+    shortfall,
 )
 from kprune.prunable import check_wrappers, prunable_layers, prunable_weights
 from kprune.ranking import removed_count
@@ -31,11 +32,11 @@ def prune(
 ) -> keras.Model:
     """Recomputes all masks of a model once, in place.
 
-    This is what `kprune.PruningScheduler` calls at each update, and what a
-    training loop of your own calls. The masks are computed from the stored
-    weights; a masked weight keeps its stored value and can come back at the
-    next call, until `layer.apply_masks()` or the scheduler's freeze zeroes
-    it for good.
+    The masks are computed from the stored weights; a masked weight keeps its
+    stored value and can come back at the next call, until
+    `layer.apply_masks()` or the freeze of a schedule zeroes it for good. For
+    masks that grow while a model trains there are `kprune.PruningScheduler`
+    and, in a training loop of your own, `kprune.Pruner`.
 
     Args:
         model: A model with prunable layers. Layers with `trainable=False` are
@@ -65,7 +66,12 @@ def prune(
 
     - [Zhu & Gupta, 2017](https://arxiv.org/abs/1710.01878)
     """
-    MaskUpdater(criterion, granularity, allocation).update(model, sparsity)
+    updater = MaskUpdater(criterion, granularity, allocation)
+    layers = trainable_layers(model)
+    before = shortfall.masked(layers)
+    updater.update(model, sparsity)
+    shortfall.warn_if_nothing_went(layers, sparsity, granularity)
+    shortfall.warn_if_some_came_back(before)
     return model
 
 
