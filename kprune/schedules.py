@@ -4,7 +4,8 @@ A schedule is any callable that maps the training progress, a float in
 `[0, 1]`, to a sparsity, a float in `[0, 1)`. The built-in ones are frozen
 dataclasses. Masks are frozen from the first update at which the progress has
 reached the attribute `end` of the schedule (1.0 for a callable without one):
-what remains of the training fine-tunes the weights that are left.
+what remains of the training fine-tunes the weights that are left. A schedule
+that is above 0 at progress 0 is heard before the first step.
 """
 
 import dataclasses
