@@ -31,7 +31,9 @@ def warn_if_nothing_went(
         member = granularities.get(
             layer.granularity if granularity is None else granularity
         )
-        patterns.setdefault(id(member), (member, []))[1].append(layer.name)
+        patterns.setdefault(id(member), (member, []))[1].append(
+            layer.layer.name
+        )
     for member, names in patterns.values():
         # A pattern such as N:M has a sparsity of its own, and no lower one.
         least = getattr(member, "sparsity", None)
@@ -47,7 +49,7 @@ def warn_if_nothing_went(
     if whole and len(whole) == len(layers):
         warnings.warn(
             f"Nothing was pruned at a sparsity of {sparsity:.3g}: in none of "
-            f"the layers {[layer.name for layer in layers]} is that a whole "
+            f"the layers {[layer.layer.name for layer in layers]} is that a whole "
             "weight, block or group of filters. Filters that have to go "
             "together are one group, and one group always stays; "
             "`print(kprune.structure.channel_graph(model))` lists them. Ask "
