@@ -47,11 +47,12 @@ def warn_if_nothing_went(
             )
             return
     if whole and len(whole) == len(layers):
+        names = [layer.layer.name for layer in layers]
         warnings.warn(
             f"Nothing was pruned at a sparsity of {sparsity:.3g}: in none of "
-            f"the layers {[layer.layer.name for layer in layers]} is that a whole "
-            "weight, block or group of filters. Filters that have to go "
-            "together are one group, and one group always stays; "
+            f"the layers {names} is that a whole weight, block or group of "
+            "filters. Filters that have to go together are one group, and one "
+            "group always stays; "
             "`print(kprune.structure.channel_graph(model))` lists them. Ask "
             "for more, or prune single weights with "
             "`granularity='unstructured'`.",
