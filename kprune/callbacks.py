@@ -7,8 +7,12 @@ import warnings
 import keras
 
 from kprune import schedules, shortfall
+from kprune.allocations import Allocation
+from kprune.criteria import Criterion
+from kprune.granularities import Granularity
 from kprune.progress import Clock, Pruner, apply_masks
-from kprune.pruning import masked_share, sparsity, trainable_layers
+from kprune.prunable import masked_share, sparsity, trainable_layers
+from kprune.schedules import Schedule
 from kprune.weights import to_numpy
 
 
@@ -53,6 +57,7 @@ class PruningScheduler(keras.callbacks.Callback):
             layer; see `kprune.allocations.get`.
         update_freq: `"epoch"`, or a number of training steps. With a number
             there are updates at that many steps and at the end of each epoch.
+        pad_layer_norm: Boolean; see `kprune.prune`.
 
     Raises:
         ValueError: If an argument is not valid, or, when training begins, if
@@ -76,12 +81,13 @@ class PruningScheduler(keras.callbacks.Callback):
 
     def __init__(
         self,
-        schedule=0.5,
+        schedule: Schedule | float | str = 0.5,
         *,
-        criterion="magnitude",
-        granularity=None,
-        allocation="uniform",
-        update_freq="epoch",
+        criterion: Criterion | str = "magnitude",
+        granularity: Granularity | str | None = None,
+        allocation: Allocation | str = "uniform",
+        update_freq: str | int = "epoch",
+        pad_layer_norm: bool = False,
     ):
         super().__init__()
         self.schedule = schedules.get(schedule)
@@ -92,12 +98,14 @@ class PruningScheduler(keras.callbacks.Callback):
             criterion=criterion,
             granularity=granularity,
             allocation=allocation,
+            pad_layer_norm=pad_layer_norm,
         )
         self._pruner = self._new_pruner()
         self._clock = None
         # What the last epoch masked, after its last step.
         self._untrained = 0.0
-        if update_freq != "epoch" and not _is_step_count(update_freq):
+        is_count = isinstance(update_freq, numbers.Integral) and update_freq > 0
+        if update_freq is True or not (is_count or update_freq == "epoch"):
             raise ValueError(
                 "`update_freq` must be 'epoch' or a positive number of "
                 f"steps. Received: update_freq={update_freq!r}"
@@ -144,9 +152,7 @@ class PruningScheduler(keras.callbacks.Callback):
 
     def _resume(self, epoch):
         """Goes on from a backup, made before or after this callback ran."""
-        optimizer = self._optimizer
-        if optimizer is not None and not optimizer.gradient_accumulation_steps:
-            self._clock.resume(epoch, self._applied())
+        self._clock.resume(epoch, self._applied())
         end = schedules.end(self.schedule)
         if self._clock.is_update_before_end_of(epoch - 1, end):
             progress = self._clock.at_end_of(epoch - 1)
@@ -154,16 +160,14 @@ class PruningScheduler(keras.callbacks.Callback):
         else:
             self._update_at_end_of(epoch - 1)
 
-    @property
-    def _optimizer(self):
+    def _applied(self) -> int:
+        """How often the optimizer was applied, 0 if that is not each step."""
         # Of the model that trains: of a Distiller, not of its student. A
         # model that was not compiled has none.
-        return getattr(super().model, "optimizer", None)
-
-    def _applied(self) -> int:
-        """How often the optimizer was applied, usually once a step."""
-        optimizer = self._optimizer
-        return 0 if optimizer is None else int(to_numpy(optimizer.iterations))
+        optimizer = getattr(super().model, "optimizer", None)
+        if optimizer is None or optimizer.gradient_accumulation_steps:
+            return 0
+        return int(to_numpy(optimizer.iterations))
 
     def on_train_batch_begin(self, batch, logs=None):
         # Not at the end of a step: Keras would wait for every single one.
@@ -240,9 +244,8 @@ class OnceFrozen(keras.callbacks.Callback):
         self, callback: keras.callbacks.Callback, scheduler: PruningScheduler
     ):
         super().__init__()
-        if not isinstance(callback, keras.callbacks.Callback) or not isinstance(
-            scheduler, PruningScheduler
-        ):
+        is_callback = isinstance(callback, keras.callbacks.Callback)
+        if not is_callback or not isinstance(scheduler, PruningScheduler):
             raise ValueError(
                 "`OnceFrozen(callback, scheduler)` takes a Keras callback and "
                 "the `PruningScheduler` of the training. "
@@ -296,8 +299,3 @@ class OnceFrozen(keras.callbacks.Callback):
                 "too, and train for two or more epochs.",
                 stacklevel=2,
             )
-
-
-def _is_step_count(value) -> bool:
-    is_integer = isinstance(value, numbers.Integral)
-    return is_integer and not isinstance(value, bool) and value > 0

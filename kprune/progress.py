@@ -5,7 +5,12 @@ import math
 import keras
 
 from kprune import schedules
-from kprune.pruning import MaskUpdater, masked_share, trainable_layers
+from kprune.allocations import Allocation
+from kprune.criteria import Criterion
+from kprune.granularities import Granularity
+from kprune.prunable import masked_share, trainable_layers
+from kprune.pruning import MaskUpdater
+from kprune.schedules import Schedule
 from kprune.shortfall import warn_if_nothing_went
 
 # A progress such as 7 / 10 may be a rounding error short of the end.
@@ -39,6 +44,7 @@ class Pruner:
             `kprune.granularities.get`. `None` leaves it to each layer.
         allocation: How the sparsity is shared out; see
             `kprune.allocations.get`.
+        pad_layer_norm: Boolean; see `kprune.prune`.
 
     Raises:
         ValueError: If an argument is not valid.
@@ -64,16 +70,19 @@ class Pruner:
 
     def __init__(
         self,
-        schedule: schedules.Schedule | float | str,
+        schedule: Schedule | float | str,
         *,
-        criterion="magnitude",
-        granularity=None,
-        allocation="uniform",
+        criterion: Criterion | str = "magnitude",
+        granularity: Granularity | str | None = None,
+        allocation: Allocation | str = "uniform",
+        pad_layer_norm: bool = False,
     ):
         self.schedule = schedules.get(schedule)
         self._granularity = granularity
-        self._masks = MaskUpdater(criterion, granularity, allocation)
-        self._model = None
+        self._masks = MaskUpdater(
+            criterion, granularity, allocation, pad_layer_norm=pad_layer_norm
+        )
+        self._model: keras.Model | None = None
         # That of the last update.
         self.progress = 0.0
         # What fraction was masked at the freeze.
@@ -102,11 +111,11 @@ class Pruner:
         if self.is_frozen:
             apply_masks(model)
             return True
-        ends = has_ended(self.schedule, progress)
+        ends = self._has_ended(progress)
         if ends:
             progress = max(progress, schedules.end(self.schedule))
         sparsity = self.schedule(progress)
-        self._masks.update(model, sparsity)
+        self._masks.update(model, sparsity, progress)
         self._model, self.progress = model, progress
         if ends:
             self._freeze(model)
@@ -135,11 +144,14 @@ class Pruner:
         self._check(model, progress)
         final = self.schedule(schedules.end(self.schedule))
         is_reached = masked_share(model) >= final - 1e-3
-        if not (is_reached and has_ended(self.schedule, progress)):
+        if not (is_reached and self._has_ended(progress)):
             return self.update(model, progress)
         self._model, self.progress = model, progress
         self._freeze(model)
         return True
+
+    def _has_ended(self, progress) -> bool:
+        return progress >= schedules.end(self.schedule) - _ROUNDING
 
     def _freeze(self, model) -> None:
         apply_masks(model)
@@ -203,7 +215,8 @@ class Clock:
 
         Args:
             epoch: Integer, counted from 0.
-            applied: Integer. How often the optimizer was applied so far.
+            applied: Integer. How often the optimizer was applied so far, 0
+                where that is not once a step.
         """
         self._epoch = epoch
         self._begun = 0
@@ -274,19 +287,6 @@ class Clock:
         step = progress * self.epochs * self._steps
         updates = math.ceil(step / self._update_freq - _ROUNDING)
         return updates * self._update_freq < (epoch + 1) * self._steps
-
-
-def has_ended(schedule: schedules.Schedule, progress: float) -> bool:
-    """Whether masks are frozen at an update.
-
-    Args:
-        schedule: A schedule.
-        progress: Float in `[0, 1]`.
-
-    Returns:
-        Boolean.
-    """
-    return progress >= schedules.end(schedule) - _ROUNDING
 
 
 def apply_masks(model: keras.Model) -> None:

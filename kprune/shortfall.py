@@ -2,19 +2,20 @@
 
 import numbers
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from kprune import granularities, schedules
+from kprune.granularities import Granularity
 from kprune.layers import PrunableLayer
 from kprune.weights import to_numpy
 
 
 def warn_if_nothing_went(
-    layers: Iterable[PrunableLayer],
+    layers: Sequence[PrunableLayer],
     sparsity: float,
-    granularity=None,
+    granularity: Granularity | str | None = None,
     stacklevel: int = 3,
 ) -> None:
     """Warns if nothing was masked, in all layers or by a pattern.
@@ -60,7 +61,7 @@ def warn_if_nothing_went(
         )
 
 
-def _is_whole(layer) -> bool:
+def _is_whole(layer: PrunableLayer) -> bool:
     masks = layer.masks
     return all(to_numpy(masks[name]).all() for name in layer.kernels)
 
