@@ -101,7 +101,6 @@ class PruningScheduler(keras.callbacks.Callback):
             pad_layer_norm=pad_layer_norm,
         )
         self._pruner = self._new_pruner()
-        self._clock = None
         # What the last epoch masked, after its last step.
         self._untrained = 0.0
         is_count = isinstance(update_freq, numbers.Integral) and update_freq > 0
@@ -126,7 +125,7 @@ class PruningScheduler(keras.callbacks.Callback):
         return model
 
     def on_train_begin(self, logs=None):
-        trainable_layers(self.model)
+        trainable_layers(self.model)  # Raises where there are none.
         self._clock = Clock(self.params or {}, self.update_freq)
         self._check_schedule()
         self._pruner = self._new_pruner()

@@ -195,16 +195,12 @@ class Clock:
             )
         self.epochs: int = plan["epochs"]
         # Of an epoch; `None` until one is through if the data do not say.
-        self._steps = plan.get("steps")
-        self._update_freq = update_freq
-        self._epoch = None
+        self._steps: int | None = plan.get("steps")
+        self._update_freq = None if update_freq == "epoch" else int(update_freq)
+        self.has_begun = False
+        self._epoch = 0
         self._begun = 0
         self._applied = 0
-
-    @property
-    def has_begun(self) -> bool:
-        """Boolean. Whether an epoch was begun."""
-        return self._epoch is not None
 
     def at_end_of(self, epoch: int) -> float:
         """The progress at the end of an epoch, counted from 0."""
@@ -218,6 +214,7 @@ class Clock:
             applied: Integer. How often the optimizer was applied so far, 0
                 where that is not once a step.
         """
+        self.has_begun = True
         self._epoch = epoch
         self._begun = 0
         self._applied = applied
@@ -231,7 +228,7 @@ class Clock:
         Returns:
             Float: the progress, where masks are to be updated before it.
         """
-        if self._update_freq == "epoch":
+        if self._update_freq is None:
             return None
         # `step` jumps where several steps are one execution.
         before, self._begun = self._begun, step
@@ -282,7 +279,7 @@ class Clock:
         """
         if epoch / self.epochs >= progress - _ROUNDING:
             return True
-        if self._update_freq == "epoch" or self._steps is None:
+        if self._update_freq is None or self._steps is None:
             return False
         step = progress * self.epochs * self._steps
         updates = math.ceil(step / self._update_freq - _ROUNDING)
