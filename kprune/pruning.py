@@ -16,6 +16,7 @@ from kprune import (
 )
 from kprune.prunable import check_wrappers, prunable_layers, prunable_weights
 from kprune.ranking import removed_count
+from kprune.received import check_model
 from kprune.structure import groups
 from kprune.structure.graph import channel_graph, readable_or_none
 from kprune.weights import filters_last, masked_value, to_numpy
@@ -314,14 +315,6 @@ def _check_any_free(model, graph, layers) -> None:
     )
 
 
-def _check_is_model(model) -> None:
-    if not isinstance(model, keras.layers.Layer):
-        raise ValueError(
-            "Expected a `keras.Model`. "
-            f"Received: {model!r} (of type {type(model).__name__})"
-        )
-
-
 def trainable_layers(model: keras.Model) -> list:
     """The prunable layers of a model that are not frozen.
 
@@ -335,7 +328,7 @@ def trainable_layers(model: keras.Model) -> list:
         ValueError: If there is none, with the line to write; or if its own
             layer is used without it too.
     """
-    _check_is_model(model)
+    check_model(model, "prune", kind=keras.layers.Layer)
     check_wrappers(model)
     layers = prunable_layers(model)
     if not layers:
@@ -381,7 +374,7 @@ def sparsity(model: keras.Model) -> float:
     >>> kprune.sparsity(model)
     0.0
     """
-    _check_is_model(model)
+    check_model(model, "count zeros in", kind=keras.layers.Layer)
     zeros = size = 0
     for kernel, mask in prunable_weights(model):
         value = masked_value(kernel, mask)

@@ -367,7 +367,13 @@ def get(identifier) -> Schedule:
     if isinstance(identifier, numbers.Real):
         sparsity = validate_sparsity(identifier, "schedule")
         return Polynomial(final_sparsity=sparsity)
-    if callable(identifier) and not isinstance(identifier, type):
+    if isinstance(identifier, type):
+        name = identifier.__name__
+        raise ValueError(
+            "A schedule is a callable from progress to sparsity, not a class. "
+            f"Received: the class {name}; call it, such as `{name}(0.8)`"
+        )
+    if callable(identifier):
         return identifier
     raise ValueError(
         "Unknown schedule. Expected a sparsity in [0, 1), a callable from "
