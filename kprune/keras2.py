@@ -74,12 +74,13 @@ def convert_h5(path: pathlib.Path, copy: pathlib.Path) -> None:
             axis = inner.get("axis")
             if isinstance(axis, list) and len(axis) > 1:
                 raise NotConverted(
-                    f"Keras loses the axes {axis} of '{name}' when it reads "
-                    f"'{path}'. Save the model as a `.keras` file."
+                    f"'{path}' has '{name}' with the axes {axis}, which Keras "
+                    "loses when it reads an `.h5` file. Save the model as a "
+                    "`.keras` file."
                 )
             if is_old and "hard_sigmoid" in inner.values():
                 raise NotConverted(
-                    f"'{name}' in '{path}', which Keras {version} wrote, has "
+                    f"'{path}', which Keras {version} wrote, has '{name}' with "
                     "the activation 'hard_sigmoid'. That is another function "
                     "in Keras 3, so the model would compute other numbers. "
                     "Train it with another one, such as 'sigmoid'."

@@ -370,7 +370,7 @@ def get(identifier) -> Schedule:
     if isinstance(identifier, type):
         name = identifier.__name__
         raise ValueError(
-            "A schedule is a callable from progress to sparsity, not a class. "
+            "Unknown schedule. Expected a callable from progress to sparsity. "
             f"Received: the class {name}; call it, such as `{name}(0.8)`"
         )
     if callable(identifier):

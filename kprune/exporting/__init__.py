@@ -19,8 +19,7 @@ from kprune.exporting import (
     target,
 )
 from kprune.keras_internals import sublayers
-from kprune.prunable import prunable_layers
-from kprune.pruning import masked_share
+from kprune.prunable import masked_share, prunable_layers
 from kprune.stripping import strip
 from kprune.structure.graph import readable
 
