@@ -383,7 +383,13 @@ def get(identifier) -> Schedule:
     if isinstance(identifier, numbers.Real):
         sparsity = validate_sparsity(identifier, "schedule")
         return Polynomial(final_sparsity=sparsity)
-    if callable(identifier) and not isinstance(identifier, type):
+    if isinstance(identifier, type):
+        name = identifier.__name__
+        raise ValueError(
+            "Unknown schedule. Expected a callable from progress to sparsity. "
+            f"Received: the class {name}; call it, such as `{name}(0.8)`"
+        )
+    if callable(identifier):
         return identifier
     raise ValueError(
         "Unknown schedule. Expected a sparsity in [0, 1), a callable from "

@@ -7,6 +7,7 @@ import pathlib
 import keras
 from rich.table import Table
 
+from kprune.files import sizes
 from kprune.measuring import costs
 from kprune.measuring.accuracy import accuracies
 from kprune.prunable import prunable_layers, unwrapped, weights_of
@@ -215,7 +216,7 @@ def _compare_files(name, paths, timed) -> FileComparison:
             f"Received: files={{{name!r}: {paths!r}}}"
         )
     dense, pruned = (pathlib.Path(os.fspath(path)) for path in paths)
-    raw, gzipped = zip(costs.file_sizes(dense), costs.file_sizes(pruned))
+    raw, gzipped = zip(sizes(dense), sizes(pruned))
     is_tflite = dense.suffix == pruned.suffix == ".tflite"
     measured = latency.measure(pruned, dense) if timed and is_tflite else None
     return FileComparison(Pair(*raw), Pair(*gzipped), measured)

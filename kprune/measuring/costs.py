@@ -1,7 +1,6 @@
 """What a model costs: parameters, multiply-accumulates, bytes and time."""
 
 import dataclasses
-import gzip
 import io
 import math
 import os
@@ -11,8 +10,7 @@ import keras
 from rich.console import Console
 from rich.table import Table
 
-from kprune import keras_internals
-from kprune.files import load_model
+from kprune import files, keras_internals, received
 from kprune.measuring.macs import macs
 from kprune.prunable import all_weights, count_zeros, prunable_layers
 from kprune.structure.graph import readable_or_none
@@ -102,7 +100,7 @@ def cost(
 
     Args:
         model: A built `keras.Model`, with prunable layers or plain, or the
-            path of a `.keras` or `.tflite` file.
+            path of a `.keras`, `.h5` or `.tflite` file.
         reference: Path of a `.tflite` file to time `model`, which then must
             be one too, against: in the LiteRT interpreter, on one thread, in
             turns. Takes some seconds.
@@ -137,19 +135,15 @@ def cost(
             raise ValueError(
                 "`cost` needs a built `keras.Model` (start it with "
                 "`keras.Input(shape)` or call it on data first) or the path "
-                f"of a `.keras` or `.tflite` file. Received: {model!r}"
+                "of a `.keras`, `.h5` or `.tflite` file. "
+                f"Received: {received.describe(model)}"
             )
         return _of_model(model)
     if is_tflite:
         found = _of_tflite(path)
-    elif path.suffix == ".keras":
-        found = _of_model(load_model(path))
     else:
-        raise ValueError(
-            "`cost` reads '.keras' and '.tflite' files. "
-            f"Received: model='{path}'"
-        )
-    raw, gzipped = file_sizes(path)
+        found = _of_model(files.load_model(path))
+    raw, gzipped = files.sizes(path)
     timed = None
     if reference is not None:
         timed = measure(path, reference)
@@ -159,29 +153,6 @@ def cost(
         bytes=raw,
         gzip_bytes=gzipped,
         latency=timed,
-    )
-
-
-def file_sizes(path: str | os.PathLike) -> tuple[int, int]:
-    """The bytes of a file, or of all files in a folder, raw and gzipped.
-
-    Args:
-        path: A file or a folder, such as a SavedModel.
-
-    Returns:
-        Tuple of two integers.
-
-    Raises:
-        ValueError: If nothing is there.
-    """
-    path = pathlib.Path(path)
-    if not path.exists():
-        raise ValueError(f"There is no file '{path}'.")
-    inside = [path] if path.is_file() else sorted(path.rglob("*"))
-    contents = [file.read_bytes() for file in inside if file.is_file()]
-    return (
-        sum(len(content) for content in contents),
-        sum(len(gzip.compress(content)) for content in contents),
     )
 
 

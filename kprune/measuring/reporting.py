@@ -8,7 +8,7 @@ import keras
 from rich.console import Console
 from rich.table import Table
 
-from kprune import granularities, keras_internals, weights
+from kprune import granularities, keras_internals, received, weights
 from kprune.measuring import costs
 from kprune.measuring import macs as model_macs
 from kprune.measuring.comparison import (
@@ -244,7 +244,7 @@ def report(
             raise ValueError(
                 "`report` needs a built `keras.Model`: start it with "
                 "`keras.Input(shape)` or call it on data first. "
-                f"Received: {argument}={value!r}"
+                f"Received as `{argument}`: {received.describe(value)}"
             )
     if dense is None and (data is not None or files or latency):
         raise ValueError(

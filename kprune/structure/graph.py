@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from kprune import keras_internals
+from kprune.received import check_model
 from kprune.structure import flattening
 from kprune.structure.records import Binding, Merge
 from kprune.structure.slots import Groups
@@ -160,11 +161,7 @@ def readable(model, verb: str) -> keras.Model:
         ValueError: If it is no Keras model, is not built, or is subclassed
             and cannot be flattened.
     """
-    if not isinstance(model, keras.Model):
-        raise ValueError(
-            f"Expected a `keras.Model` to {verb}. "
-            f"Received: {model!r} (of type {type(model).__name__})"
-        )
+    check_model(model, verb)
     if keras_internals.has_graph(model):
         return model
     if isinstance(model, keras.Sequential) or not model.built:
