@@ -90,7 +90,9 @@ def randomized(model):
     return model
 
 
-def shrunk(model, x, sparsity=0.5, granularity="filter", tolerance=EXACT):
+def shrunk(
+    model, x, sparsity=0.5, granularity="filter", tolerance=EXACT, **options
+):
     """Prunes a plain model by filters, strips it, and compares the outputs.
 
     Returns:
@@ -99,7 +101,7 @@ def shrunk(model, x, sparsity=0.5, granularity="filter", tolerance=EXACT):
     """
     prunable = enliven(kprune.make_prunable(randomized(model)), x)
     dense = outputs(prunable, x)
-    kprune.prune(prunable, sparsity, granularity=granularity)
+    kprune.prune(prunable, sparsity, granularity=granularity, **options)
     assert any(
         np.abs(one - other).max() > 1e-3 * np.abs(one).max()
         for one, other in zip(dense, outputs(prunable, x))

@@ -6,7 +6,8 @@ import warnings
 import keras
 from keras import ops
 
-from kprune import keras_internals, layers
+from kprune import keras_internals
+from kprune.prunable import unwrapped
 from kprune.structure.cloning import (
     cannot_be_made_again,
     clone_operation,
@@ -216,13 +217,6 @@ def _number_names(new_layers) -> None:
         names.add(name)
         if name != layer.name:
             layer.name = unwrapped(layer).name = name
-
-
-def unwrapped(layer):
-    """The layer itself, or what it wraps if it is a prunable layer."""
-    if isinstance(layer, layers.PrunableLayer):
-        return layer.layer
-    return layer
 
 
 def _with_equal_weights(old, new) -> tuple:
