@@ -64,6 +64,7 @@ def strip(model: keras.Model, *, compact: bool = True) -> keras.Model:
                 "compact=False)` needs no graph."
             ) from error
         return subclassing.unwrap(model, _value_under_mask(model))
+    check_wrappers(graph)
     if compact:
         return _checked(remove_unused(graph))
     rebuilder = Rebuilder(lambda layer: clone(unwrapped(layer)))

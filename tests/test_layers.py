@@ -286,7 +286,7 @@ class NoWeights(layers.Layer):
     [
         (lambda: kprune.PrunableLayer("dense"), "wraps a Keras layer"),
         (lambda: kprune.PrunableDense("64"), "wraps a Keras layer"),
-        (lambda: kprune.PrunableDense(None), "Received: layer=None"),
+        (lambda: kprune.PrunableDense(None), "Received: None"),
         (
             lambda: kprune.PrunableLayer(kprune.PrunableDense(3)),
             "prunable already: 'dense'",
