@@ -310,7 +310,7 @@ def _shared(second):
     """A model in which the layer of a wrapper is used elsewhere as well."""
     dense = layers.Dense(4, name="shared")
     inputs = keras.Input((8,))
-    first = kprune.PrunableDense(dense)(inputs)
+    first = kprune.PrunableDense(dense, name="first")(inputs)
     return keras.Model(
         inputs, layers.Concatenate()([first, second(dense)(inputs)])
     )
@@ -321,13 +321,13 @@ def _shared(second):
     [
         (
             lambda: _shared(lambda dense: dense),
-            "'shared' is in the prunable layer 'shared', and model",
+            "'shared' is in the prunable layer 'first', and model",
         ),
         (
             lambda: _shared(
                 lambda dense: kprune.PrunableDense(dense, name="second")
             ),
-            "two prunable layers, 'shared' and 'second'",
+            "two prunable layers, 'first' and 'second'",
         ),
         (
             lambda: keras.Sequential(
