@@ -106,10 +106,13 @@ def attributes(layer: keras.layers.Layer) -> dict:
     Returns:
         Dict from the name of an attribute to its value.
     """
-    # `_modules` is torch's, those in `_self_` are TensorFlow's.
+    # torch keeps modules in a dict; names in `_self_` are TensorFlow's.
     return {
         name: value
-        for name, value in vars(layer).items()
+        for name, value in {
+            **vars(layer),
+            **vars(layer).get("_modules", {}),
+        }.items()
         if name not in ("_layers", "_modules") and not name.startswith("_self_")
     }
 
