@@ -128,6 +128,8 @@ def _write(options, steps, change, **arguments):
     )
     if result.is_sparse:
         text += "; zeros are left out"
+    if result.checked_on:
+        text += f"; checked on {result.checked_on}"
     if result.note:
         text += f"\n{result.note}"
     return dataclasses.asdict(result), text
