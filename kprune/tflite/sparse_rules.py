@@ -173,10 +173,10 @@ def exclusion(operator: Operator, graph: Graph) -> str:
     if kind == "DEPTH_TO_SPACE" or (kind in _UNARY and is_image):
         return ""
     if kind in ("ADD", "MUL"):
-        if any(len(tensor.shape) != 4 for tensor in tensors):
-            return "an operand does not have four axes"
-        is_constant = len(computed(operator, graph)) < len(tensors)
-        return _CONSTANT if is_constant else ""
+        is_full = all(len(tensor.shape) == 4 for tensor in tensors)
+        if len(computed(operator, graph)) < len(tensors):
+            return _CONSTANT if is_full else f"{_CONSTANT} of fewer axes"
+        return "" if is_full else "an operand does not have four axes"
     if kind == "MEAN":
         axes = {axis % 4 for axis in _integers(operator.inputs[1], graph)}
         if is_image and axes == {1, 2}:
