@@ -9,13 +9,15 @@ from kprune.tflite.flatbuffer import Graph, Operator
 
 START = "a 3x3 convolution of stride 2, of 3 channels, padded by 1"
 _NOT_SUPPORTED = "this operator is not supported with channels first"
-# What only some versions support, or support and compute wrongly.
+# What only some versions support, some of it wrongly.
 _LATER = "only XNNPACK of after 2024 supports it with channels first"
+_SUM = "only XNNPACK of after 2024 supports sums with channels first"
 _CONSTANT = "it has a constant operand"
 _DENSE_ON_IMAGES = "a Dense layer on images; use a 1x1 Conv2D"
 _OTHER_MEAN = "it is not the mean over height and width"
 _OPEN_RANK = "the rank of its input is open"
-_BY_VERSION = (_LATER, _CONSTANT, _DENSE_ON_IMAGES, _OTHER_MEAN, _OPEN_RANK)
+COMPUTED_WRONGLY = (_DENSE_ON_IMAGES, _OTHER_MEAN)
+BY_VERSION = (*COMPUTED_WRONGLY, _LATER, _SUM, _CONSTANT, _OPEN_RANK)
 _FLOATS = ("FLOAT16", "FLOAT32")
 # Values of `Padding` in the schema.
 _SAME = 0
@@ -44,7 +46,6 @@ _OF_LATER = (
     "SIGN",
     "SIN",
     "SQRT",
-    "SUM",
     "TANH",
 )
 
@@ -70,7 +71,7 @@ def skips_zeros(operator: Operator, graph: Graph) -> bool:
     """Whether an operator has weights whose zeros are counted and skipped.
 
     Args:
-        operator: `Operator` for which `is_possible`.
+        operator: `Operator`.
         graph: The `Graph` that it is in.
 
     Returns:
@@ -112,19 +113,6 @@ def is_start(operator: Operator, graph: Graph) -> bool:
     if operator.kind != "CONV_2D" or exclusion(operator, graph):
         return False
     return _window(operator, graph) == (3, 3)
-
-
-def is_possible(operator: Operator, graph: Graph) -> bool:
-    """Whether some version of XNNPACK computes it with channels first.
-
-    Args:
-        operator: `Operator`.
-        graph: The `Graph` that it is in.
-
-    Returns:
-        Boolean.
-    """
-    return exclusion(operator, graph) in ("", *_BY_VERSION)
 
 
 def _window(operator, graph) -> tuple[int, int]:
@@ -187,6 +175,8 @@ def exclusion(operator: Operator, graph: Graph) -> str:
         return "" if is_large else "its input has no height or no width"
     if kind in _OF_LATER and is_image:
         return _LATER
+    if kind == "SUM" and is_image:
+        return _SUM
     return _NOT_SUPPORTED
 
 

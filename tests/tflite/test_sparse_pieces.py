@@ -43,6 +43,14 @@ def _mean(x):
     return layers.Dense(10)(layers.GlobalAveragePooling2D()(_pointwise(x)))
 
 
+def _two_poolings(x):
+    pooled = [
+        layers.GlobalAveragePooling2D()(x),
+        layers.GlobalMaxPooling2D()(x),
+    ]
+    return layers.Dense(10)(layers.Concatenate()(pooled))
+
+
 def _pointwise(x, activation="relu"):
     return layers.Conv2D(64, 1, activation=activation)(x)
 
@@ -91,6 +99,7 @@ NO_GAIN = {
     "few_zeros": lambda: _net(_around(_pool), zeros=0.6),
     "pool_first": lambda: _net(_pool),
     "no_end": lambda: _net(_around(_pool), end=layers.Flatten()),
+    "two_poolings": lambda: _net(_pointwise, end=_two_poolings),
 }
 WRONG = {
     "max_pool": lambda: _net(_around(_pool)),
@@ -103,6 +112,10 @@ WRONG = {
     "side_output": lambda: _net(_side),
     "depth_to_space": lambda: _net(
         _beside_depth_to_space, end=layers.Flatten()
+    ),
+    # The numbers are right there, their axes are not.
+    "kept_axes": lambda: _net(
+        _pointwise, end=layers.GlobalAveragePooling2D(keepdims=True)
     ),
 }
 VERDICTS = {
@@ -118,6 +131,7 @@ OPERATORS = {
     "concatenation": "CONCATENATION",
     "side_output": "RESHAPE",
     "depth_to_space": "MAX_POOL_2D",
+    "kept_axes": "MEAN",
 }
 
 
