@@ -5,7 +5,7 @@ import pathlib
 
 import keras
 
-from kprune.exporting import checking, litert, sparse_file
+from kprune.exporting import checking, full_precision, litert, sparse_file
 from kprune.tflite import processor
 
 # Enough to tell a broken file from a rounded one.
@@ -57,8 +57,12 @@ def write(
         batches = [checking.random_batch(model, shapes)]
     else:
         batches = options.batches[:_CHECKED_BATCHES]
-    check = checking.Check(model, batches, options.quantize)
-    litert.write(model, path, shapes, options)
+    # What the file computes, where the model is of half precision.
+    exact = full_precision.in_float32(model)
+    check = checking.Check(
+        model, batches, options.quantize, None if exact is model else exact
+    )
+    litert.write(exact, path, shapes, options)
     run = litert.load(path, model, options.quantize)
     difference = check.difference(run)
     is_eight_bits = options.quantize in ("dynamic", "int8")
@@ -66,7 +70,7 @@ def write(
     if sparse is True or (sparse and not is_eight_bits):
         try:
             of_sparse, note = sparse_file.replace(
-                model, path, shapes, options, check
+                exact, path, shapes, options, check
             )
         except sparse_file.ComputesWrong as error:
             if sparse is True:
