@@ -8,6 +8,9 @@ from keras import layers, ops
 from live import enliven
 
 import kprune
+from kprune.prunable import prunable_layers
+from kprune.structure.graph import readable
+from kprune.structure.removal import Removal
 
 # Equality in float64. On torch Keras's matmul computes in float32 whatever
 # the dtype is, so rounding is all that can be asked for there.
@@ -90,6 +93,15 @@ def randomized(model):
     return model
 
 
+def assert_explained(model):
+    """Each layer that keeps all its filters has a reason."""
+    removal = Removal(readable(model, "read"))
+    for layer in prunable_layers(model):
+        if not removal.removed_filters(layer.layer):
+            assert all(removal.reasons(layer.layer)), layer.layer.name
+            assert removal.reasons(layer.layer), layer.layer.name
+
+
 def shrunk(model, x, sparsity=0.5, granularity="filter", tolerance=EXACT):
     """Prunes a plain model by filters, strips it, and compares the outputs.
 
@@ -104,6 +116,8 @@ def shrunk(model, x, sparsity=0.5, granularity="filter", tolerance=EXACT):
         np.abs(one - other).max() > 1e-3 * np.abs(one).max()
         for one, other in zip(dense, outputs(prunable, x))
     )
+    if granularity == "filter":
+        assert_explained(prunable)
     stripped = kprune.strip(prunable)
     assert stripped.count_params() < model.count_params()
     assert_equal_outputs(prunable, stripped, x, tolerance)

@@ -299,8 +299,24 @@ def _reason(layer, removal) -> str:
     reasons = []
     if not (layer.trainable and plain.trainable):
         reasons.append("frozen (trainable=False)")
-    granularity = granularities.get(layer.granularity)
-    loses_filters = isinstance(granularity, granularities.Filter)
-    if removal is not None and (loses_filters or not layer.sparsity):
+    if removal is not None and _loses_filters(layer):
         reasons.extend(removal.reasons(plain))
     return "; ".join(reasons)
+
+
+def _loses_filters(layer) -> bool:
+    """Whether whole filters are what is or would be masked of a layer."""
+    granularity = granularities.get(layer.granularity)
+    return isinstance(granularity, granularities.Filter) or all(
+        _is_of_slices(weights.to_numpy(layer.masks[name]))
+        for name in layer.kernels
+    )
+
+
+def _is_of_slices(mask: np.ndarray) -> bool:
+    """Whether a mask takes away whole slices along axes, or nothing."""
+    slices = np.ones((), bool)
+    for axis in range(mask.ndim):
+        others = tuple(set(range(mask.ndim)) - {axis})
+        slices = slices[..., None] & mask.any(axis=others)
+    return np.array_equal(slices, mask)

@@ -96,9 +96,9 @@ class Removal:
         self._configs = _grouped(
             self._walk.configs.items(), lambda item: item[0][0]
         )
-        self._makers = _grouped(
-            (b for b in self._walk.bindings.values() if b.role == "out"),
-            lambda b: id(b.layer),
+        # By variable: a layer may hold the layers that the graph shows.
+        self._bindings = _grouped(
+            self._walk.bindings.values(), lambda b: id(b.variable)
         )
         self._removed = self._unused()
         self._keep = ~self._removed[self._units.of_slot]
@@ -107,13 +107,17 @@ class Removal:
         """How many of a layer's output channels go."""
         return sum(
             int(np.count_nonzero(~self._keep[binding.slots]))
-            for binding in self._makers.get(id(layer), ())
+            for binding in self._made_by(layer)
+            if binding.role == "out"
         )
 
     def reasons(self, layer) -> list[str]:
         """Why output channels stay: frozen units, and readers to wrap."""
+        made = self._made_by(layer)
+        if not made:
+            return [f"'{layer.name}' is not used in inference"]
         reasons = {}
-        for binding in self._makers.get(id(layer), ()):
+        for binding in made:
             along = self._units.of_slot[binding.slots]
             for index in np.unique(self._units.reason_index[along]):
                 if index >= 0:
@@ -125,7 +129,20 @@ class Removal:
                     f"masked filters stay: '{name}' reads them; wrap it too"
                 ] = None
             reasons.update(dict.fromkeys(self._sums_over(along, empty)))
+        units = np.unique(self._units.of_slot[_slots_of(made)])
+        if len(units) == 1 and not reasons:
+            return [f"all filters of '{layer.name}' go together, so they stay"]
         return list(reasons)
+
+    def _made_by(self, layer) -> list:
+        """Where a layer's output channels are, or those that go through it."""
+        found = [
+            binding
+            for variable in layer.weights
+            for binding in self._bindings.get(id(variable), ())
+        ]
+        made = [binding for binding in found if binding.role == "out"]
+        return made or [b for b in found if b.role == "through"]
 
     def new_layer(self, layer):
         """What stands in the place of a layer, without its weights."""
@@ -285,6 +302,10 @@ class Removal:
         )
         space = tuple(range(weights.ndim - 2))
         return constants @ weights.sum(axis=space, dtype=np.float64)
+
+
+def _slots_of(bindings) -> np.ndarray:
+    return np.concatenate([binding.slots for binding in bindings])
 
 
 def _grouped(items, key) -> dict:

@@ -39,9 +39,16 @@ class Walk(Notes):
         self._has_masks = bool(prunable_layers(model))
         self._owners = owners(model)
         outputs = self._follow(model, [{} for _ in model.inputs])
+        makers = {
+            id(tensor): call.operation.name
+            for call in keras_internals.calls(model)
+            for tensor in call.outputs
+        }
         for tensor, axes in zip(model.outputs, outputs):
-            self.freeze(axes, f"it is an output of the model ({tensor.name})")
+            name = makers.get(id(tensor))
+            self.freeze(axes, f"it is an output of the model ('{name}')")
         self.freeze_held()
+        self.keep_rest()
 
     # What rules call, beside what `Notes` has.
 
@@ -252,11 +259,15 @@ class Walk(Notes):
             for name, variable in operation.maskable.items():
                 self.masks[id(variable)] = operation.masks[name]
             operation = operation.layer
-        self.visited.add(id(operation))
+        self.visited[id(operation)] = operation
         inputs = tuple(traced[id(tensor)] for tensor in call.inputs)
         if keras_internals.has_graph(operation):
             outside = self._is_inside_masked
-            self._is_inside_masked = any(x.has_mask for x in inputs)
+            # What comes beside the inputs is a mask.
+            self._is_inside_masked = len(inputs) > len(operation.inputs) or any(
+                x.has_mask for x in inputs
+            )
+            inputs = inputs[: len(operation.inputs)]
             self._tie_calls(operation, inputs)
             outputs = self._follow(operation, [x.axes for x in inputs])
             self._is_inside_masked = outside
@@ -269,18 +280,19 @@ class Walk(Notes):
             args, kwargs = call.fill_in(traced)
             shapes = tuple(tuple(tensor.shape) for tensor in call.outputs)
             key = id(call.outputs[0])
-            outputs = rule(
-                self, LayerCall(operation, inputs, shapes, args, kwargs, key)
-            )
+            seen = LayerCall(operation, args, kwargs, shapes, key)
+            for mask in seen.masks:
+                reason = f"'{operation.name}' takes it for a mask"
+                self.freeze(mask.axes, reason)
+            outputs = rule(self, seen)
             registry.check_outputs(operation, rule, outputs, shapes)
             for axes in outputs:
                 reason = f"'{operation.name}' puts it in the batch's place"
                 self.freeze({0: axes.pop(0)} if 0 in axes else {}, reason)
-            if len(inputs) > 1:
+            if len(seen.inputs) > 1:
                 self.merge(operation, outputs)
             return outputs
-        for tensor in inputs:
-            self.freeze(tensor.axes, refusal)
+        self.refuse(operation, inputs, refusal)
         return [{} for _ in call.outputs]
 
 

@@ -117,7 +117,7 @@ def test_activations_that_mix_units_keep_them(options, name):
     layer = layers.LSTM(8, name="lstm", **options)
     model = _stack(layer, layers.Dense(3))
     (reason,) = channel_graph(model).frozen_reasons(layer)
-    assert reason == f"activation '{name}' of 'lstm' can mix units"
+    assert reason == f"activation '{name}' of 'lstm' can mix channels"
 
 
 def test_the_axis_of_time_stays():

@@ -25,7 +25,7 @@ def dense(walk, call):
         layer, kernel, 0, 1, x.axes.get(last), bias, folds=True
     )
     walk.resize(layer, "units", axes[last].slots)
-    return [activate(walk, layer, axes)]
+    return [activate(walk, call, axes)]
 
 
 @register_rule(layers.EinsumDense)
@@ -38,7 +38,7 @@ def einsum_dense(walk, call):
     bias = walk.variable(layer, "bias")
     channels = {letter: x.axes.get(axis) for axis, letter in enumerate(taken)}
     if any(len(set(t)) < len(t) for t in (taken, weights, given)):
-        walk.freeze(x.axes, f"'{layer.name}' takes a diagonal of it")
+        walk.refuse(layer, [x], f"'{layer.name}' takes a diagonal of it")
         return [{}]
     for letter in set(taken) - set(weights) - set(given):
         if channels[letter] is not None:
@@ -58,7 +58,7 @@ def einsum_dense(walk, call):
                 walk.hold(layer, kernel, weights.index(letter))
             walk.hold(layer, bias, bias_axes.get(letter))
     _resize(walk, layer, axes, given)
-    return [activate(walk, layer, axes)]
+    return [activate(walk, call, axes)]
 
 
 def spell(equation: str, rank: int) -> list:
