@@ -7,7 +7,8 @@ import warnings
 import keras
 
 from kprune import schedules
-from kprune.pruning import MaskUpdater, masked_share, sparsity, trainable_layers
+from kprune.prunable import masked_share, sparsity, trainable_layers
+from kprune.pruning import MaskUpdater
 from kprune.weights import to_numpy
 
 

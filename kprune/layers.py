@@ -167,13 +167,11 @@ class PrunableLayer(keras.layers.Wrapper):
     @property
     def sparsity(self) -> float:
         """Float. The fraction of zeros over the layer's kernels."""
-        masks = self.masks
-        zeros = size = 0
-        for name, kernel in self.kernels.items():
-            value = weights.masked_value(kernel, masks[name])
-            zeros += value.size - np.count_nonzero(value)
-            size += value.size
-        return float(zeros / size) if size else 0.0
+        size, zeros = weights.count_zeros(
+            weights.masked_value(kernel, self._masks[name])
+            for name, kernel in self.kernels.items()
+        )
+        return zeros / size if size else 0.0
 
     def apply_masks(self):
         """Zeroes the stored weights where they are masked, for good.

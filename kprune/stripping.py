@@ -2,10 +2,15 @@
 
 import keras
 
-from kprune.prunable import check_wrappers, prunable_layers
+from kprune.prunable import (
+    check_wrappers,
+    masks_of,
+    prunable_layers,
+    unwrapped,
+)
 from kprune.structure import subclassing
 from kprune.structure.graph import readable
-from kprune.structure.rebuilding import Rebuilder, clone, unwrapped
+from kprune.structure.rebuilding import Rebuilder, clone
 from kprune.structure.removal import remove_unused
 from kprune.weights import masked_value
 
@@ -68,10 +73,7 @@ def strip(model: keras.Model, *, compact: bool = True) -> keras.Model:
 
 def _value_under_mask(model):
     """A function from a variable of the model to what counts of it."""
-    masks = {}
-    for layer in prunable_layers(model):
-        for name, variable in layer.maskable.items():
-            masks[id(variable)] = layer.masks[name]
+    masks = masks_of(model)
     return lambda variable: masked_value(variable, masks.get(id(variable)))
 
 

@@ -97,7 +97,8 @@ def assert_explained(model):
     """Each layer that keeps all its filters has a reason."""
     removal = Removal(readable(model, "read"))
     for layer in prunable_layers(model):
-        if not removal.removed_filters(layer.layer):
+        _, removed = removal.filters(layer.layer)
+        if not removed:
             assert all(removal.reasons(layer.layer)), layer.layer.name
             assert removal.reasons(layer.layer), layer.layer.name
 

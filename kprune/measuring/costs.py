@@ -8,14 +8,13 @@ import os
 import pathlib
 
 import keras
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from kprune import keras_internals, weights
+from kprune import keras_internals
 from kprune.files import load_model
 from kprune.measuring.macs import macs
-from kprune.prunable import prunable_layers
+from kprune.prunable import all_weights, count_zeros, prunable_layers
 from kprune.structure.graph import readable_or_none
 from kprune.tflite import flatbuffer, operators
 from kprune.tflite.latency import Latency, measure
@@ -202,43 +201,27 @@ def parameters(model: keras.Model) -> int:
     return sum(sizes)
 
 
-def count_weights(model: keras.Model) -> tuple[int, int]:
-    """Counts the weights in kernels, each once, and the zeros among them.
+def _of_model(model) -> Cost:
+    with keras_internals.calls_forgotten(model):
+        return of_graph(model, readable_or_none(model))
+
+
+def of_graph(model: keras.Model, graph: keras.Model | None) -> Cost:
+    """What a model costs whose graph has been read.
 
     Args:
         model: A built `keras.Model`.
+        graph: The model as a Sequential or Functional one; `None` where it
+            cannot be read.
 
     Returns:
-        Tuple of two integers; masked weights are zeros.
+        A `Cost`.
     """
-    masks = {
-        id(variable): layer.masks[name]
-        for layer in prunable_layers(model)
-        for name, variable in layer.kernels.items()
-    }
-    kernels = {
-        id(kernel): kernel
-        for layer in keras_internals.sublayers(model)
-        for kernel in weights.kernels(layer).values()
-    }
-    values = [
-        weights.masked_value(kernel, masks.get(key))
-        for key, kernel in kernels.items()
-    ]
-    return (
-        sum(value.size for value in values),
-        sum(value.size - int(np.count_nonzero(value)) for value in values),
-    )
-
-
-def _of_model(model) -> Cost:
-    with keras_internals.calls_forgotten(model):
-        graph = readable_or_none(model)
-        found = None if graph is None else macs(graph)
+    found = None if graph is None else macs(graph)
     return Cost(
         model.name,
         parameters(model),
-        *count_weights(model),
+        *count_zeros(all_weights(model)),
         found,
     )
 

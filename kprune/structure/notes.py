@@ -218,7 +218,11 @@ class Notes:
 
     def keep_rest(self) -> None:
         """Keeps what no rule has said anything of."""
-        said = {key[0] for key, b in self.bindings.items() if b.role != "in"}
+        said = {
+            id(b.variable)
+            for b in self.bindings.values()
+            if b.role != "in" and b.variable.ndim > 1
+        }
         for layer in self.visited.values():
             if isinstance(layer, keras.layers.Layer) and not any(
                 id(variable) in said for variable in layer.weights

@@ -8,7 +8,8 @@ import warnings
 import keras
 from keras import ops
 
-from kprune import keras_internals, layers
+from kprune import keras_internals
+from kprune.prunable import unwrapped
 
 # They keep a vocabulary.
 LOOKUPS = (
@@ -241,13 +242,6 @@ def _unused(name: str, names: set) -> str:
     """The name, numbered if taken: a flattened model has several scopes."""
     numbered = (f"{name}_{index}" for index in itertools.count(1))
     return next(n for n in itertools.chain([name], numbered) if n not in names)
-
-
-def unwrapped(layer):
-    """The layer itself, or what it wraps if it is a prunable layer."""
-    if isinstance(layer, layers.PrunableLayer):
-        return layer.layer
-    return layer
 
 
 def _new_input(old, like):

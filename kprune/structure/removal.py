@@ -3,13 +3,12 @@
 import keras
 import numpy as np
 
-from kprune.prunable import prunable_layers
-from kprune.structure.graph import readable
+from kprune.prunable import prunable_layers, unwrapped
+from kprune.structure.graph import made_by, readable
 from kprune.structure.rebuilding import (
     Rebuilder,
     clone,
     padded,
-    unwrapped,
 )
 from kprune.structure.records import Reading
 from kprune.structure.walk import Walk
@@ -19,7 +18,7 @@ def compact(model: keras.Model) -> keras.Model:
     """Makes a smaller model with equal outputs out of one with dead channels.
 
     It looks at the zeros in the weights, so it serves a model pruned by
-    anyone. A unit (channels that must be cut together, see
+    anyone. A group (channels that must be cut together, see
     `kprune.structure.channel_graph`) goes when nothing depends on it: all
     weights that read it are zero, or its value is the same whatever the input
     is. Such a constant is 0 for a filter without weights and bias behind
@@ -60,16 +59,19 @@ def compact(model: keras.Model) -> keras.Model:
     return remove_unused(model)
 
 
-def remove_unused(model: keras.Model) -> keras.Model:
+def remove_unused(
+    model: keras.Model, removal: "Removal | None" = None
+) -> keras.Model:
     """`compact` for a model that may have prunable layers, unwrapping them.
 
     Args:
         model: A built Sequential or Functional model.
+        removal: Its `Removal`, where it is known already.
 
     Returns:
         A new model of plain Keras layers.
     """
-    removal = Removal(model)
+    removal = removal or Removal(model)
     rebuilder = Rebuilder(
         removal.new_layer,
         removal.new_config,
@@ -89,7 +91,7 @@ class Removal:
 
     def __init__(self, model):
         self._walk = Walk(model, weigh=True)
-        self._units = self._walk.table.solve()
+        self._groups = self._walk.table.solve()
         readings = self._walk.readings
         self._calls = _grouped(readings, lambda r: id(r.variable))
         self._folding = _grouped(readings, lambda r: id(r.bias))
@@ -101,27 +103,34 @@ class Removal:
             self._walk.bindings.values(), lambda b: id(b.variable)
         )
         self._removed = self._unused()
-        self._keep = ~self._removed[self._units.of_slot]
+        self._keep = ~self._removed[self._groups.of_slot]
 
-    def removed_filters(self, layer) -> int:
-        """How many of a layer's output channels go."""
-        return sum(
-            int(np.count_nonzero(~self._keep[binding.slots]))
-            for binding in self._made_by(layer)
-            if binding.role == "out"
-        )
+    def filters(self, layer) -> tuple[int, int] | None:
+        """How many groups of channels a layer makes, and how many of them go.
+
+        Args:
+            layer: A layer, not wrapped.
+
+        Returns:
+            Tuple of two integers; `None` where nothing is known of it.
+        """
+        made = self._made_by(layer)
+        if not made:
+            return None
+        groups = np.unique(self._groups.of_slot[_slots_of(made)])
+        return len(groups), int(np.count_nonzero(self._removed[groups]))
 
     def reasons(self, layer) -> list[str]:
-        """Why output channels stay: frozen units, and readers to wrap."""
+        """Why output channels stay: frozen groups, and readers to wrap."""
         made = self._made_by(layer)
         if not made:
             return [f"'{layer.name}' is not used in inference"]
         reasons = {}
         for binding in made:
-            along = self._units.of_slot[binding.slots]
-            for index in np.unique(self._units.reason_index[along]):
+            along = self._groups.of_slot[binding.slots]
+            for index in np.unique(self._groups.reason_index[along]):
                 if index >= 0:
-                    reasons[self._units.reasons[index]] = None
+                    reasons[self._groups.reasons[index]] = None
             empty = along[_empty_slices(self._walk, binding)]
             empty = empty[~self._removed[empty]]
             for name in self._readers_of(empty):
@@ -129,20 +138,20 @@ class Removal:
                     f"masked filters stay: '{name}' reads them; wrap it too"
                 ] = None
             reasons.update(dict.fromkeys(self._sums_over(along, empty)))
-        units = np.unique(self._units.of_slot[_slots_of(made)])
-        if len(units) == 1 and not reasons:
+        if self.filters(layer) == (1, 0) and not reasons:
             return [f"all filters of '{layer.name}' go together, so they stay"]
         return list(reasons)
 
     def _made_by(self, layer) -> list:
         """Where a layer's output channels are, or those that go through it."""
-        found = [
-            binding
-            for variable in layer.weights
-            for binding in self._bindings.get(id(variable), ())
-        ]
-        made = [binding for binding in found if binding.role == "out"]
-        return made or [b for b in found if b.role == "through"]
+        return made_by(
+            [
+                binding
+                for variable in layer.weights
+                for binding in self._bindings.get(id(variable), ())
+            ],
+            layer,
+        )
 
     def new_layer(self, layer):
         """What stands in the place of a layer, without its weights."""
@@ -203,11 +212,11 @@ class Removal:
         return array
 
     def _unused(self) -> np.ndarray:
-        """Boolean array: the units that can go."""
-        kept = self._units.frozen.copy()
+        """Boolean array: the groups that can go."""
+        kept = self._groups.frozen.copy()
         for mixed in self._walk.sums:
             not_zero = mixed.channels.constants != 0
-            kept[self._units.of_slot[mixed.channels.slots[not_zero]]] = True
+            kept[self._groups.of_slot[mixed.channels.slots[not_zero]]] = True
         # No tensor and no variable may lose all of an axis.
         spans = list(self._walk.spans.values())
         spans += [b.slots for b in self._walk.bindings.values()]
@@ -216,7 +225,7 @@ class Removal:
             emptied = [
                 along[0]
                 for slots in spans
-                if removed[along := self._units.of_slot[slots]].all()
+                if removed[along := self._groups.of_slot[slots]].all()
             ]
             staying = emptied + self._outnumbered(removed)
             if not staying:
@@ -226,30 +235,30 @@ class Removal:
 
     def _outnumbered(self, removed) -> list[int]:
         """The units that have to stay so that balanced axes stay equal."""
-        units = []
+        groups = []
         for pair in self._walk.balanced:
-            along = [self._units.of_slot[slots] for slots in pair]
+            along = [self._groups.of_slot[slots] for slots in pair]
             first, second = (np.count_nonzero(~removed[a]) for a in along)
             fewer = along[0] if first < second else along[1]
-            units.extend(fewer[removed[fewer]][: abs(first - second)])
-        return units
+            groups.extend(fewer[removed[fewer]][: abs(first - second)])
+        return groups
 
     def _unneeded(self, kept) -> np.ndarray:
-        """Boolean array: the units that can go if those of `kept` stay."""
-        removed = np.zeros(len(self._units), bool)
+        """Boolean array: the groups that can go if those of `kept` stay."""
+        removed = np.zeros(len(self._groups), bool)
         while True:
             needed = kept.copy()
             for reading in self._walk.readings:
-                reads = self._units.of_slot[reading.channels.slots]
+                reads = self._groups.of_slot[reading.channels.slots]
                 needed[reads[self._needs(reading, removed)]] = True
             if np.array_equal(~needed, removed):
                 return removed
-            # Without these units more weights link to nothing.
+            # Without these groups more weights link to nothing.
             removed = ~needed
 
     def _needs(self, reading: Reading, removed: np.ndarray) -> np.ndarray:
         """Boolean array: the channels that a kernel's outputs depend on."""
-        gone = removed[self._units.of_slot[reading.out_slots]]
+        gone = removed[self._groups.of_slot[reading.out_slots]]
         linked = reading.linked[:, ~gone].any(axis=1)
         constants = reading.channels.constants
         # One bias cannot take in the constants of several calls.
@@ -258,26 +267,26 @@ class Removal:
             return linked & np.isnan(constants)
         return linked & (constants != 0)
 
-    def _readers_of(self, units: np.ndarray) -> list[str]:
-        """The names of the layers that depend on any of these units."""
+    def _readers_of(self, groups: np.ndarray) -> list[str]:
+        """The names of the layers that depend on any of these groups."""
         names = {}
-        for reading in self._walk.readings if len(units) else ():
-            reads = self._units.of_slot[reading.channels.slots]
+        for reading in self._walk.readings if len(groups) else ():
+            reads = self._groups.of_slot[reading.channels.slots]
             needs = self._needs(reading, self._removed)
-            if np.isin(reads[needs], units).any():
+            if np.isin(reads[needs], groups).any():
                 names[reading.layer.name] = None
         return list(names)
 
-    def _sums_over(self, units: np.ndarray, empty: np.ndarray) -> list[str]:
-        """Why units stay for calls that mix channels without weights.
+    def _sums_over(self, groups: np.ndarray, empty: np.ndarray) -> list[str]:
+        """Why groups stay for calls that mix channels without weights.
 
         Args:
-            units: Integer array.
-            empty: Integer array: those of the units that have no weights.
+            groups: Integer array.
+            empty: Integer array: those of the groups that have no weights.
         """
         masked, uncut = [], []
         for mixed in self._walk.sums:
-            mixes = self._units.of_slot[mixed.channels.slots]
+            mixes = self._groups.of_slot[mixed.channels.slots]
             not_zero = mixes[mixed.channels.constants != 0]
             if np.isin(not_zero, empty).any():
                 masked.append(
@@ -285,14 +294,14 @@ class Removal:
                     "them, and they are not 0"
                 )
             elif mixed.reason and not self._removed[mixes].any():
-                if np.isin(mixes, units).any():
+                if np.isin(mixes, groups).any():
                     uncut.append(mixed.reason)
         # One option is the same for every layer of a deep stack.
         return masked + uncut[:1]
 
     def _removed_constant(self, reading: Reading) -> np.ndarray:
         """What a kernel made of the constants that it no longer reads."""
-        gone = self._removed[self._units.of_slot[reading.channels.slots]]
+        gone = self._removed[self._groups.of_slot[reading.channels.slots]]
         constants = reading.channels.constants
         constants = np.where(gone & np.isfinite(constants), constants, 0.0)
         if not constants.any():

@@ -163,7 +163,7 @@ ELEMENTWISE = {
 OTHER = {
     "softmax": (lambda x: ops.softmax(x), "can mix channels"),
     "over space": (lambda x: ops.softmax(x, axis=1), "can mix channels"),
-    "norm": (lambda x: x / (1 + ops.norm(x)), "can mix channels"),
+    "norm": (lambda x: x / (1 + ops.max(ops.abs(x))), "can mix channels"),
     "centred": (lambda x: x - ops.mean(x, -1, keepdims=True), "can mix"),
     "over batch": (lambda x: x - ops.mean(x, 0, keepdims=True), "can mix"),
     "winner": (_top, "can mix channels"),
@@ -183,7 +183,11 @@ OTHER = {
     "by width": (lambda x: x / x.shape[-1], "can mix channels"),
     "of one size": (
         lambda x: x + np.linspace(0, 1, 8).astype(keras.config.floatx()),
-        "cannot be tried (",
+        "can mix channels",
+    ),
+    "of one rank": (
+        lambda x: ops.transpose(ops.transpose(x, (0, 2, 1)), (0, 2, 1)),
+        "cannot be tried (ValueError",
     ),
     "one number": (lambda x: ops.sum(x), "can mix channels"),
     "random": (_random, "differs from call to call"),

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
-from models import EXACT_MEAN, assert_equal_outputs, numpy, outputs, randomized
+from models import EXACT_MEAN, assert_equal_outputs, outputs, randomized
 
 import kprune
 from kprune.structure import channel_graph, register_rule

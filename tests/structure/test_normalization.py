@@ -20,7 +20,7 @@ from kprune.structure import channel_graph
 
 pytestmark = pytest.mark.usefixtures("float64")
 
-PADS = kprune.granularities.Filter(pad_layer_norm=True)
+PADS = {"granularity": "filter", "pad_layer_norm": True}
 
 
 def _x(model):
@@ -177,7 +177,7 @@ def test_a_padded_layer_norm_in_tflite(tmp_path):
     keras.config.set_floatx("float32")
     keras.config.set_dtype_policy("float32")
     model = kprune.make_prunable(_stack(layers.LayerNormalization()))
-    small = kprune.strip(kprune.prune(model, 0.5, granularity=PADS))
+    small = kprune.strip(kprune.prune(model, 0.5, **PADS))
     assert small.layers[0].units == 4
     kprune.export(small, tmp_path / "model.tflite")
     run = Interpreter(str(tmp_path / "model.tflite")).get_signature_runner()
@@ -197,7 +197,7 @@ def test_a_padded_layer_norm_is_pruned_again():
 def test_a_padded_layer_norm_in_half_precision():
     keras.config.set_dtype_policy("mixed_float16")
     model = kprune.make_prunable(_stack(layers.LayerNormalization()))
-    kprune.prune(model, 0.5, granularity=PADS)
+    kprune.prune(model, 0.5, **PADS)
     small = kprune.strip(model)
     assert small.layers[1].inputs[0].dtype == "float16"
     x = _x(model)
@@ -209,7 +209,7 @@ def test_layer_norm_freezes_without_the_option():
     (reason,) = _reasons(layers.LayerNormalization(name="ln"))
     assert reason == (
         "'ln' (LayerNormalization) normalizes over it; "
-        "`kprune.granularities.Filter(pad_layer_norm=True)` cuts it"
+        "`pad_layer_norm=True` of `kprune.prune` cuts it"
     )
     norm = layers.LayerNormalization(name="ln")
     assert _reasons(norm, pad_layer_norm=True) == []
@@ -240,7 +240,7 @@ def test_the_option_of_any_layer_counts():
 
 def test_the_option_can_change_between_updates():
     model = kprune.make_prunable(_stack(layers.LayerNormalization()))
-    pruner = kprune.pruning.MaskUpdater(granularity=PADS)
+    pruner = kprune.pruning.MaskUpdater(**PADS)
     pruner.update(model, 0.5)
     assert kprune.strip(model).layers[0].units == 4
     kprune.prune(model, 0.5, granularity="filter")
