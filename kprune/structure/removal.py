@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from kprune.prunable import prunable_layers, unwrapped
+from kprune.structure import flattening
 from kprune.structure.graph import made_by, readable
 from kprune.structure.rebuilding import (
     Rebuilder,
@@ -30,7 +31,8 @@ def compact(model: keras.Model) -> keras.Model:
 
     Args:
         model: A built model without prunable layers. A subclassed one is
-            flattened by a symbolic call.
+            flattened by a symbolic call; weights that this call does not use
+            in inference are left out, with a warning.
 
     Returns:
         A new model, not compiled. The one that is passed is not changed.
@@ -49,7 +51,8 @@ def compact(model: keras.Model) -> keras.Model:
     >>> kprune.compact(model).layers[0].units
     1
     """
-    model = readable(model, "compact")
+    original, model = model, readable(model, "compact")
+    flattening.warn_of_unused(original, model)
     if prunable_layers(model):
         raise ValueError(
             f"Model '{model.name}' has prunable layers. Use "

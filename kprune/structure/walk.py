@@ -5,6 +5,7 @@ import numpy as np
 
 from kprune import keras_internals, layers, weights
 from kprune.prunable import owners, prunable_layers
+from kprune.structure import flattening
 from kprune.structure.notes import Notes
 from kprune.structure.records import (
     Axes,
@@ -36,6 +37,8 @@ class Walk(Notes):
         self.spans = {}
         self.masks = {}
         self._is_inside_masked = False
+        # For each class why its layers are not traced through.
+        self._closed = {}
         self._has_masks = bool(prunable_layers(model))
         self._owners = owners(model)
         outputs = self._follow(model, [{} for _ in model.inputs])
@@ -274,7 +277,7 @@ class Walk(Notes):
             return outputs
         rule = registry.rule_for(operation)
         refusal = (
-            self.refusal(operation) if rule else registry.no_rule(operation)
+            self.refusal(operation) if rule else self._no_rule(operation, call)
         )
         if refusal is None:
             args, kwargs = call.fill_in(traced)
@@ -294,6 +297,20 @@ class Walk(Notes):
             return outputs
         self.refuse(operation, inputs, refusal)
         return [{} for _ in call.outputs]
+
+    def _no_rule(self, operation, call) -> str:
+        """The reason that goes with a call without a rule."""
+        kind = type(operation)
+        if kind not in self._closed:
+            fresh = {
+                id(x): keras.Input(batch_shape=x.shape, dtype=x.dtype)
+                for x in call.inputs
+            }
+            args, kwargs = call.fill_in(fresh)
+            self._closed[kind] = flattening.why_closed(operation, args, kwargs)
+        why = self._closed[kind]
+        opened = f" and its call cannot be traced ({why})" if why else ""
+        return registry.no_rule(operation) + opened
 
 
 def _any(filled, axes: tuple) -> np.ndarray:
