@@ -41,6 +41,17 @@ class LayerCall:
         kwargs: Dict of the keyword arguments, likewise.
         output_shapes: Tuple of shapes.
         key: Integer that tells the call from others of the same layer.
+
+    Example:
+
+    >>> x = kprune.structure.Tensor((None, 5, 8), axes={})
+    >>> mask = kprune.structure.Tensor((None, 5), axes={}, dtype="bool")
+    >>> call = kprune.structure.LayerCall(
+    ...     keras.layers.LSTM(4), (x,), {"mask": mask}, ((None, 4),), key=0)
+    >>> [tensor.shape for tensor in call.inputs]
+    [(None, 5, 8)]
+    >>> [tensor.shape for tensor in call.masks]
+    [(None, 5)]
     """
 
     layer: object

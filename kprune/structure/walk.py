@@ -29,6 +29,20 @@ class Walk(Notes):
         pad_layer_norm: Boolean. Whether a unit may go through a
             LayerNormalization where only the structure counts. Where weights
             do, what is zero goes.
+
+    Example:
+
+    ```python
+    @kprune.structure.register_rule(Shift)  # adds a vector of its own
+    def shift(walk: Walk, call: LayerCall):
+        (x,) = call.inputs
+        last = len(x.shape) - 1
+        if last not in x.axes:
+            return [{}]
+        channels = x.axes[last]
+        walk.bind(call.layer, call.layer.shift, 0, channels.slots)
+        return [{last: channels.varying()}]
+    ```
     """
 
     def __init__(self, model, weigh: bool, pad_layer_norm: bool = False):

@@ -225,6 +225,65 @@ def test_a_mask_that_is_passed(kind):
     values = np.random.default_rng(0).normal(size=(4, STEPS, 4))
     data = [values, _tokens() > 0]
     prunable, _ = _assert_shrinks(model, data, kind in WHOLE)
+    # The mask does something, or equality would be no news.
     if kind not in ("BatchNormalization", "of one's own", *WHOLE):
         others = outputs(prunable, [values, np.ones_like(data[1])])[0]
         assert np.abs(outputs(prunable, data)[0] - others).max() > 1e-6
+
+
+def test_a_mask_of_each_step_goes_to_the_layer_that_is_held():
+    x, mask = keras.Input((3, STEPS, 4)), keras.Input((3, STEPS), dtype="bool")
+    y = layers.TimeDistributed(layers.LSTM(WIDTH, name="held"))(x, mask=mask)
+    y = layers.Dense(3)(layers.Flatten()(layers.Dense(6)(y)))
+    model = kprune.make_prunable(randomized(keras.Model([x, mask], y)))
+    kprune.prune(model, 0.5, granularity="filter")
+    stripped = kprune.strip(model)
+    data = np.random.default_rng(0).normal(size=(4, 3, STEPS, 4))
+    seen = np.broadcast_to((_tokens() > 0)[:, None], (4, 3, STEPS))
+    assert_equal_outputs(model, stripped, [data, seen], EXACT_MEAN)
+    assert [x for x in stripped.layers if hasattr(x, "layer")][
+        0
+    ].layer.units == WIDTH // 2
+
+
+def test_a_mask_along_channels_that_a_held_softmax_gets():
+    x, mask = keras.Input((3, 4)), keras.Input((3, WIDTH), dtype="bool")
+    y = layers.Dense(WIDTH, name="first")(x)
+    y = layers.TimeDistributed(layers.Softmax(name="held"))(y, mask=mask)
+    model = keras.Model([x, mask], layers.Dense(3)(y))
+    graph = channel_graph(model)
+    (reason,) = graph.frozen_reasons(model.get_layer("first"))
+    assert reason == "'held' normalizes over it"
+
+
+def test_a_mask_made_of_channels_keeps_them():
+    x = keras.Input((STEPS, 4))
+    first = layers.Dense(STEPS, name="first")
+    mask = layers.Flatten()(layers.Dense(1, name="second")(first(x)) > 0)
+    y = layers.LSTM(5, name="lstm")(x, mask=mask)
+    wide = layers.Dense(STEPS, name="wide")
+    y = layers.LSTM(5, name="last")(
+        layers.RepeatVector(STEPS)(y), mask=wide(y) > 0
+    )
+    graph = channel_graph(keras.Model(x, layers.Dense(3)(y)))
+    assert graph.frozen_reasons(first) == []
+    assert graph.frozen_reasons(wide) == ["'last' takes it for a mask"]
+
+
+@pytest.mark.parametrize("suffix", ["keras", "tflite"])
+@pytest.mark.filterwarnings("ignore")
+def test_a_file_of_a_model_with_masks(suffix, tmp_path):
+    if suffix == "tflite" and keras.backend.backend() != "tensorflow":
+        pytest.skip("A worker of TensorFlow writes it, which takes long.")
+    keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy("float32")
+    x = keras.Input((STEPS,), dtype="int32")
+    y = layers.Embedding(9, WIDTH, mask_zero=True)(x)
+    y = layers.BatchNormalization()(layers.Dense(WIDTH)(y))
+    y = layers.GlobalAveragePooling1D()(
+        layers.LSTM(WIDTH, return_sequences=True, unroll=True)(y)
+    )
+    model = kprune.make_prunable(keras.Model(x, layers.Dense(3)(y)))
+    kprune.prune(model, 0.5, granularity="filter")
+    result = kprune.export(model, tmp_path / f"model.{suffix}")
+    assert result.bytes > 0
