@@ -126,10 +126,22 @@ class Filter(_Savable):
 
     def __call__(self, scores: np.ndarray, sparsity: float) -> np.ndarray:
         pooled = self.pool(scores, scores.ndim - 1)
-        kept = pooled.size - removed_count(pooled.size, sparsity)
-        kept = math.ceil(kept / self.multiple_of) * self.multiple_of
-        mask = keep_highest(pooled, max(pooled.size - kept, 0))
+        mask = keep_highest(pooled, self.removed_count(pooled.size, sparsity))
         return np.broadcast_to(mask, scores.shape).copy()
+
+    def removed_count(self, size: int, sparsity: float) -> int:
+        """How many of `size` channels go after rounding.
+
+        Args:
+            size: Integer. The number of channels.
+            sparsity: Float in `[0, 1)`.
+
+        Returns:
+            Integer in `[0, size)`.
+        """
+        kept = size - removed_count(size, sparsity)
+        kept = math.ceil(kept / self.multiple_of) * self.multiple_of
+        return max(size - kept, 0)
 
     def pool(self, scores: np.ndarray, axis: int) -> np.ndarray:
         """The mean square of each slice, see `mean_square`."""

@@ -8,7 +8,7 @@ from keras import layers, ops
 from live import enliven
 
 import kprune
-from kprune.prunable import prunable_layers
+from kprune.prunable import prunable_layers, weights_of
 from kprune.structure.graph import readable
 from kprune.structure.removal import Removal
 
@@ -97,13 +97,15 @@ def assert_explained(model):
     """Each layer that keeps all its filters has a reason."""
     removal = Removal(readable(model, "read"))
     for layer in prunable_layers(model):
-        _, removed = removal.filters(layer.layer)
+        _, removed = removal.filters(layer.layer, weights_of(layer)[-1])
         if not removed:
             assert all(removal.reasons(layer.layer)), layer.layer.name
             assert removal.reasons(layer.layer), layer.layer.name
 
 
-def shrunk(model, x, sparsity=0.5, granularity="filter", tolerance=EXACT):
+def shrunk(
+    model, x, sparsity=0.5, granularity="filter", tolerance=EXACT, **options
+):
     """Prunes a plain model by filters, strips it, and compares the outputs.
 
     Returns:
@@ -112,7 +114,7 @@ def shrunk(model, x, sparsity=0.5, granularity="filter", tolerance=EXACT):
     """
     prunable = enliven(kprune.make_prunable(randomized(model)), x)
     dense = outputs(prunable, x)
-    kprune.prune(prunable, sparsity, granularity=granularity)
+    kprune.prune(prunable, sparsity, granularity=granularity, **options)
     assert any(
         np.abs(one - other).max() > 1e-3 * np.abs(one).max()
         for one, other in zip(dense, outputs(prunable, x))

@@ -145,7 +145,7 @@ class Pruned:
             graph that can be read.
         removal: The `Removal` of the graph, or `None`.
         sparsity: Float. Its fraction of zeros.
-        filters: Integer. The groups of channels that its layers make.
+        filters: Integer. The channels that its layers make.
     """
 
     model: keras.Model
@@ -224,7 +224,7 @@ def _compare_files(name, paths, timed) -> FileComparison:
 
 
 def filters_of(kernels, layer, removal) -> tuple[int, int]:
-    """How many groups of channels a layer makes, and how many of them go.
+    """How many channels a layer makes, and how many of them go.
 
     Args:
         kernels: List of the `PrunableWeight`s of the layer.
@@ -236,7 +236,7 @@ def filters_of(kernels, layer, removal) -> tuple[int, int]:
     """
     if not kernels:
         return 0, 0
-    known = None if removal is None else removal.filters(layer)
+    known = None if removal is None else removal.filters(layer, kernels[-1])
     return known or (kernels[-1].outputs, 0)
 
 

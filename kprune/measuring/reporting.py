@@ -39,10 +39,10 @@ class LayerReport:
         shapes: Tuple of the shapes of its kernels.
         weights: Integer. The number of weights in its kernels.
         zeros: Integer. How many of them are zero, masked ones included.
-        filters: Integer. The groups of channels that it makes: filters of a
+        filters: Integer. The channels that it makes: filters of a
             convolution, units of a Dense or of a recurrent layer; of an
-            attention layer heads, widths of heads and outputs. 0 if it has no
-            kernels.
+            attention layer heads, their widths, and its outputs. 0 if it has
+            no kernels.
         filters_removed: Integer. How many of them `kprune.strip` removes.
         parameters: Integer. All its weights, biases and statistics included.
         macs: Integer. Multiply-accumulates for one sample; `None` if unknown.
@@ -116,7 +116,7 @@ class PruningReport:
 
     @property
     def filters(self) -> int:
-        """Integer. The groups of channels that all layers make."""
+        """Integer. The channels that all layers make."""
         return sum(layer.filters for layer in self.layers)
 
     @property

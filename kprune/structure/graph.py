@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-from collections.abc import Iterable
 
 import keras
 import numpy as np
@@ -12,25 +11,6 @@ from kprune.structure import flattening
 from kprune.structure.records import Binding, Merge
 from kprune.structure.slots import Groups
 from kprune.structure.walk import Walk
-
-
-def made_by(bindings: Iterable[Binding], layer) -> list[Binding]:
-    """Which bindings say what channels a layer makes.
-
-    Args:
-        bindings: Iterable of `Binding`.
-        layer: The layer.
-
-    Returns:
-        List of `Binding`: those that make channels, or, where channels go
-        through it as through a depthwise convolution, those of its kernels.
-    """
-    # By variable: a layer may hold the layers that the graph shows.
-    variables = {id(variable) for variable in layer.weights}
-    own = [b for b in bindings if id(b.variable) in variables]
-    made = [binding for binding in own if binding.role == "out"]
-    through = [b for b in own if b.role == "through" and b.variable.ndim > 1]
-    return made or through
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,14 +42,6 @@ class ChannelGraph:
             if binding.variable is variable and binding.axis == axis:
                 return self.groups.of_slot[binding.slots]
         return None
-
-    def filters_of(self, layer) -> np.ndarray:
-        """The groups that a layer makes: its filters, units or heads."""
-        made = [
-            self.groups.of_slot[binding.slots]
-            for binding in made_by(self.bindings, layer)
-        ]
-        return np.unique(np.concatenate(made)) if made else np.zeros(0, int)
 
     def has_free_filters(self, layer) -> bool:
         """Whether any output channel of a layer can be cut."""

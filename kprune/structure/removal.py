@@ -3,9 +3,9 @@
 import keras
 import numpy as np
 
-from kprune.prunable import prunable_layers, unwrapped
+from kprune.prunable import PrunableWeight, prunable_layers, unwrapped
 from kprune.structure import flattening
-from kprune.structure.graph import made_by, readable
+from kprune.structure.graph import readable
 from kprune.structure.rebuilding import (
     Rebuilder,
     clone,
@@ -108,20 +108,28 @@ class Removal:
         self._removed = self._unused()
         self._keep = ~self._removed[self._groups.of_slot]
 
-    def filters(self, layer) -> tuple[int, int] | None:
-        """How many groups of channels a layer makes, and how many of them go.
+    def filters(self, layer, kernel: PrunableWeight) -> tuple[int, int] | None:
+        """How many channels a layer makes, and how many of them go.
 
         Args:
             layer: A layer, not wrapped.
+            kernel: The last of its kernels.
 
         Returns:
             Tuple of two integers; `None` where nothing is known of it.
         """
-        made = self._made_by(layer)
-        if not made:
-            return None
-        groups = np.unique(self._groups.of_slot[_slots_of(made)])
-        return len(groups), int(np.count_nonzero(self._removed[groups]))
+        made = [b for b in self._made_by(layer) if b.role == "out"]
+        if made:
+            # The gates of a recurrent unit are of one slot.
+            slots = np.unique(np.concatenate([b.slots for b in made]))
+            return len(slots), int(np.count_nonzero(~self._keep[slots]))
+        for binding in self._bindings.get(id(kernel.variable), ()):
+            # Channels go through it, as through a depthwise convolution.
+            if binding.role == "through":
+                each = kernel.outputs // len(binding.slots)
+                gone = int(np.count_nonzero(~self._keep[binding.slots]))
+                return each * len(binding.slots), each * gone
+        return None
 
     def reasons(self, layer) -> list[str]:
         """Why output channels stay: frozen groups, and readers to wrap."""
@@ -141,20 +149,22 @@ class Removal:
                     f"masked filters stay: '{name}' reads them; wrap it too"
                 ] = None
             reasons.update(dict.fromkeys(self._sums_over(along, empty)))
-        if self.filters(layer) == (1, 0) and not reasons:
+        groups = np.unique(self._groups.of_slot[_slots_of(made)])
+        if len(groups) == 1 and not reasons:
             return [f"all filters of '{layer.name}' go together, so they stay"]
         return list(reasons)
 
     def _made_by(self, layer) -> list:
         """Where a layer's output channels are, or those that go through it."""
-        return made_by(
-            [
-                binding
-                for variable in layer.weights
-                for binding in self._bindings.get(id(variable), ())
-            ],
-            layer,
-        )
+        own = [
+            binding
+            for variable in layer.weights
+            for binding in self._bindings.get(id(variable), ())
+        ]
+        made = [binding for binding in own if binding.role == "out"]
+        return made or [
+            b for b in own if b.role == "through" and b.variable.ndim > 1
+        ]
 
     def new_layer(self, layer):
         """What stands in the place of a layer, without its weights."""
@@ -202,7 +212,10 @@ class Removal:
             kept = int(np.count_nonzero(self._keep[slots]))
             if kept < len(slots):
                 array = array * factor(len(slots), kept)
-        array = array.astype(dtype, copy=False)
+        return self.cut(variable, array.astype(dtype, copy=False))
+
+    def cut(self, variable, array: np.ndarray) -> np.ndarray:
+        """An array of a variable's shape without the channels that go."""
         for axis in range(array.ndim):
             binding = self._walk.bindings.get((id(variable), axis))
             if binding is not None and not self._keep[binding.slots].all():
