@@ -28,6 +28,7 @@ from kprune.measuring.costs import Cost as Cost
 from kprune.measuring.costs import cost as cost
 from kprune.measuring.reporting import PruningReport as PruningReport
 from kprune.measuring.reporting import report as report
+from kprune.progress import Pruner as Pruner
 from kprune.prunable import sparsity as sparsity
 from kprune.pruning import prune as prune
 from kprune.stripping import strip as strip

@@ -121,10 +121,10 @@ def _highest_to_inf(scores) -> np.ndarray:
     return scores
 
 
-_BUILT_IN = {"global": Global(), "uniform": uniform}
+_BUILT_IN: dict[str, Allocation] = {"global": Global(), "uniform": uniform}
 
 
-def get(identifier: "Allocation | str") -> Allocation:
+def get(identifier: Allocation | str) -> Allocation:
     """Returns the allocation that `identifier` stands for.
 
     Args:

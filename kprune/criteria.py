@@ -42,7 +42,8 @@ def magnitude(kernel: np.ndarray) -> np.ndarray:
     return np.abs(kernel)
 
 
-magnitude.elementwise = True
+# A declaration, as a criterion of a user's own can make it.
+setattr(magnitude, "elementwise", True)  # noqa: B010
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,15 +84,17 @@ class Random:
         *,
         generator: np.random.Generator | None = None,
     ) -> np.ndarray:
-        of_kernel = [] if generator is None else [generator.integers(2**63)]
-        seeded = np.random.default_rng([self.seed, *of_kernel])
+        seed = [self.seed]
+        if generator is not None:
+            seed.append(int(generator.integers(2**63)))
+        seeded = np.random.default_rng(seed)
         return seeded.random(kernel.shape, dtype=np.float32)
 
 
-_BUILT_IN = {"magnitude": magnitude, "random": Random()}
+_BUILT_IN: dict[str, Criterion] = {"magnitude": magnitude, "random": Random()}
 
 
-def get(identifier) -> Criterion:
+def get(identifier: Criterion | str) -> Criterion:
     """Returns the criterion that `identifier` stands for.
 
     Args:

@@ -50,7 +50,7 @@ class _Savable:
 
     def get_config(self) -> dict:
         """Returns the arguments of the constructor as a dict."""
-        return dataclasses.asdict(self)
+        return dict(vars(self))
 
     @classmethod
     def from_config(cls, config: dict):
@@ -332,7 +332,7 @@ def mean_square(scores: np.ndarray, axis: int) -> np.ndarray:
     return means
 
 
-_BUILT_IN = {
+_BUILT_IN: dict[str, Granularity] = {
     "block": Block(),
     "filter": Filter(),
     "nm": NM(),
@@ -340,7 +340,7 @@ _BUILT_IN = {
 }
 
 
-def get(identifier) -> Granularity:
+def get(identifier: Granularity | str) -> Granularity:
     """Returns the granularity that `identifier` stands for.
 
     Args:

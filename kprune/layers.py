@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from kprune import calling, granularities, keras_internals, weights
+from kprune.received import describe
 
 _CONVOLUTIONS = (
     keras.layers.Conv1D,
@@ -104,7 +105,7 @@ class PrunableLayer(keras.layers.Wrapper):
             raise ValueError(
                 f"`{name}` wraps a Keras layer, such as "
                 f"`{name}(keras.layers.{self._accepts.__name__}(...))`. "
-                f"Received: layer={layer!r} (of type {type(layer).__name__})"
+                f"Received: {describe(layer)}"
             )
         if isinstance(layer, PrunableLayer):
             raise ValueError(

@@ -14,6 +14,7 @@ import numpy as np
 from kprune import keras_internals, weights
 from kprune.keras_internals import sublayers
 from kprune.layers import PrunableLayer
+from kprune.received import check_model
 
 _DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
 
@@ -118,7 +119,7 @@ class PrunableWeight:
             Boolean array, as long along each of `out_axes` as the variable.
         """
         others = set(range(kept.ndim)) - set(self.out_axes)
-        return kept.any(axis=tuple(others))
+        return np.asarray(kept.any(axis=tuple(others)))
 
     def _turned(self) -> tuple[list[int], list[int]]:
         """The shape with parts on an axis of their own, and the axes' order."""
@@ -163,7 +164,7 @@ def trainable_layers(model: keras.Model) -> list[PrunableLayer]:
         ValueError: If there is none, with the line to write; or if its own
             layer is used without it too.
     """
-    _check_is_model(model)
+    check_model(model, "prune", kind=keras.layers.Layer)
     check_wrappers(model)
     layers = prunable_layers(model)
     if not layers:
@@ -319,7 +320,7 @@ def sparsity(model: keras.Model) -> float:
     >>> kprune.sparsity(kprune.prune(model, 0.75))
     0.5
     """
-    _check_is_model(model)
+    check_model(model, "count zeros in", kind=keras.layers.Layer)
     size, zeros = count_zeros(all_weights(model))
     return zeros / size if size else 0.0
 
@@ -408,14 +409,6 @@ def check_wrappers(model: keras.layers.Layer) -> None:
                 "which cannot be opened again. Wrap the outer layer instead: "
                 f"`kprune.PrunableLayer(keras.layers.{kind}(...))`."
             )
-
-
-def _check_is_model(model) -> None:
-    if not isinstance(model, keras.layers.Layer):
-        raise ValueError(
-            "Expected a `keras.Model`. "
-            f"Received: {model!r} (of type {type(model).__name__})"
-        )
 
 
 def _axes(owner, variable) -> tuple[tuple[int, ...], tuple[int, ...], int]:

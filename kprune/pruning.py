@@ -14,6 +14,7 @@ from kprune import (
     keras_internals,
     masks,
     schedules,
+    shortfall,
     weights,
 )
 from kprune.allocations import Allocation
@@ -51,11 +52,11 @@ def prune(
 ) -> keras.Model:
     """Recomputes all masks of a model once, in place.
 
-    This is what `kprune.PruningScheduler` calls at each update, and what a
-    training loop of your own calls. The masks are computed from the stored
-    weights; a masked weight keeps its stored value and can come back at the
-    next call, until `layer.apply_masks()` or the scheduler's freeze zeroes
-    it for good.
+    The masks are computed from the stored weights; a masked weight keeps its
+    stored value and can come back at the next call, until
+    `layer.apply_masks()` or the freeze of a schedule zeroes it for good. For
+    masks that grow while a model trains there are `kprune.PruningScheduler`
+    and, in a training loop of your own, `kprune.Pruner`.
 
     Args:
         model: A model with prunable layers. Layers with `trainable=False` are
@@ -96,9 +97,14 @@ def prune(
 
     - [Zhu & Gupta, 2017](https://arxiv.org/abs/1710.01878)
     """
-    MaskUpdater(
+    updater = MaskUpdater(
         criterion, granularity, allocation, pad_layer_norm=pad_layer_norm
-    ).update(model, sparsity)
+    )
+    layers = trainable_layers(model)
+    before = shortfall.masked(layers)
+    updater.update(model, sparsity)
+    shortfall.warn_if_nothing_went(layers, sparsity, granularity)
+    shortfall.warn_if_some_came_back(before)
     return model
 
 
@@ -410,7 +416,7 @@ def _mask_of(weight, wish, mask, scorer) -> np.ndarray:
         scores = _lowered(scorer.scores(weight, share), staying)
         offers = {**scorer.offers(weight, share), "score": lambda: None}
         chosen = _ask(wish.granularity, scores, share, offers, weight)
-    return masks.both(chosen, staying)
+    return chosen if staying is None else chosen & staying
 
 
 def _lowered(scores, staying) -> np.ndarray:

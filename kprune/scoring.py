@@ -122,7 +122,7 @@ class Scorer:
         )
 
 
-class LazyScores(Sequence):
+class LazyScores(Sequence[Iterator[np.ndarray]]):
     """The scores of the kernels of some layers, computed when they are read.
 
     Args:
@@ -141,5 +141,5 @@ class LazyScores(Sequence):
     def __len__(self) -> int:
         return len(self._kernels)
 
-    def __getitem__(self, index) -> Iterator[np.ndarray]:
+    def __getitem__(self, index):
         return map(self._score, self._kernels[index])

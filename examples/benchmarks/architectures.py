@@ -186,12 +186,12 @@ def _counts(graph, classes: int) -> tuple[int, float]:
     """How many units can be cut, and what part of the channels."""
     made = np.concatenate(
         [
-            graph.units.of_slot[binding.slots]
+            graph.groups.of_slot[binding.slots]
             for binding in graph.bindings
             if binding.role == "out"
         ]
     )
-    free = made[~graph.units.frozen[made]]
+    free = made[~graph.groups.frozen[made]]
     return len(np.unique(free)), len(free) / (len(made) - classes)
 
 

@@ -11,7 +11,8 @@ import pathlib
 import keras
 import numpy as np
 
-from kprune.exporting import checking, litert, target
+from kprune import files
+from kprune.exporting import checking, litert
 
 # The converter leaves kernels with a smaller share of zeros as they are.
 _SMALLEST_SHARE = 0.3
@@ -52,7 +53,7 @@ def replace(
         return None, f"LiteRT does not run the sparse file: {error.__cause__}"
     except (RuntimeError, ValueError) as error:
         return None, f"LiteRT does not run the sparse file: {error}"
-    note = _note_on_gzip(target.sizes(sparse)[1], target.sizes(plain)[1])
+    note = _note_on_gzip(files.sizes(sparse)[1], files.sizes(plain)[1])
     sparse.replace(plain)
     return difference, note
 

@@ -7,6 +7,7 @@ import pathlib
 import keras
 from rich.table import Table
 
+from kprune.files import sizes
 from kprune.measuring import costs
 from kprune.measuring.accuracy import accuracies
 from kprune.prunable import prunable_layers, unwrapped, weights_of
@@ -30,11 +31,9 @@ class Pair:
     @property
     def ratio(self) -> float | None:
         """Float. Pruned over dense, `None` if unknown."""
-        return (
-            None
-            if None in (self.dense, self.pruned) or not self.dense
-            else (self.pruned / self.dense)
-        )
+        if self.pruned is None or not self.dense:
+            return None
+        return self.pruned / self.dense
 
     def to_dict(self) -> dict:
         """Returns the pair as a dict of plain Python values."""
@@ -110,7 +109,7 @@ class Comparison:
             ("Accuracy", self.accuracy),
             ("Sparsity", self.sparsity),
         ):
-            if pair is not None:
+            if pair and pair.dense is not None and pair.pruned is not None:
                 points = 100 * (pair.pruned - pair.dense)
                 table.add_row(
                     label,
@@ -217,7 +216,7 @@ def _compare_files(name, paths, timed) -> FileComparison:
             f"Received: files={{{name!r}: {paths!r}}}"
         )
     dense, pruned = (pathlib.Path(os.fspath(path)) for path in paths)
-    raw, gzipped = zip(costs.file_sizes(dense), costs.file_sizes(pruned))
+    raw, gzipped = zip(sizes(dense), sizes(pruned))
     is_tflite = dense.suffix == pruned.suffix == ".tflite"
     measured = latency.measure(pruned, dense) if timed and is_tflite else None
     return FileComparison(Pair(*raw), Pair(*gzipped), measured)

@@ -52,7 +52,8 @@ def total(counts: dict[int, int | None]) -> int | None:
     Returns:
         Integer, or `None` where one is not known.
     """
-    return None if None in counts.values() else sum(counts.values())
+    known = [count for count in counts.values() if count is not None]
+    return sum(known) if len(known) == len(counts) else None
 
 
 def _count(graph, inputs) -> tuple[dict, list]:
@@ -65,7 +66,7 @@ def _count(graph, inputs) -> tuple[dict, list]:
         Tuple of a dict as `layer_macs` returns it, over the whole batch, and
         the list of the symbolic outputs.
     """
-    counts = {}
+    counts: dict[int, int | None] = {}
     values = dict(zip(map(id, graph.inputs), inputs))
     for call in keras_internals.calls(graph):
         layer = call.operation

@@ -8,7 +8,13 @@ import keras
 from rich.console import Console
 from rich.table import Table
 
-from kprune import granularities, keras_internals, masks, weights
+from kprune import (
+    granularities,
+    keras_internals,
+    masks,
+    received,
+    weights,
+)
 from kprune.measuring import costs
 from kprune.measuring import macs as model_macs
 from kprune.measuring.comparison import (
@@ -183,11 +189,12 @@ class PruningReport:
         if without:
             lines.append(f"Left alone, no kernels: {', '.join(without)}.")
         # A terminal's width does not count where a string is asked for.
-        console = Console(file=io.StringIO(), width=110)
+        text = io.StringIO()
+        console = Console(file=text, width=110)
         console.print(table, *lines, sep="\n")
         if self.comparison is not None:
             console.print(self.comparison.table())
-        return console.file.getvalue().rstrip()
+        return text.getvalue().rstrip()
 
 
 def report(
@@ -243,7 +250,7 @@ def report(
             raise ValueError(
                 "`report` needs a built `keras.Model`: start it with "
                 "`keras.Input(shape)` or call it on data first. "
-                f"Received: {argument}={value!r}"
+                f"Received as `{argument}`: {received.describe(value)}"
             )
     if dense is None and (data is not None or files or latency):
         raise ValueError(

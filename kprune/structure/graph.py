@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from kprune import keras_internals
+from kprune.received import check_model
 from kprune.structure import flattening
 from kprune.structure.records import Binding, Merge
 from kprune.structure.slots import Groups
@@ -53,7 +54,7 @@ class ChannelGraph:
 
     def frozen_reasons(self, layer) -> list[str]:
         """Why output channels of a layer stay; empty if all can be cut."""
-        found = {}
+        found: dict[str, None] = {}
         for binding in self.bindings:
             if binding.layer is layer and binding.role == "out":
                 for group in self.groups.of_slot[binding.slots]:
@@ -86,7 +87,7 @@ class ChannelGraph:
     def _members(self) -> dict[int, list[str]]:
         """What has a channel of each group, in the order of the model."""
         makers = {id(b.layer) for b in self.bindings if b.role == "out"}
-        members = collections.defaultdict(dict)
+        members: dict[int, dict[str, None]] = collections.defaultdict(dict)
         merges = collections.defaultdict(list)
         for merge in self.merges:
             merges[merge.after].append(merge)
@@ -160,11 +161,7 @@ def readable(model, verb: str) -> keras.Model:
         ValueError: If it is no Keras model, is not built, or is subclassed
             and cannot be flattened.
     """
-    if not isinstance(model, keras.Model):
-        raise ValueError(
-            f"Expected a `keras.Model` to {verb}. "
-            f"Received: {model!r} (of type {type(model).__name__})"
-        )
+    check_model(model, verb)
     if keras_internals.has_graph(model):
         return model
     if isinstance(model, keras.Sequential) or not model.built:

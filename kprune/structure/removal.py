@@ -136,7 +136,7 @@ class Removal:
         made = self._made_by(layer)
         if not made:
             return [f"'{layer.name}' is not used in inference"]
-        reasons = {}
+        reasons: dict[str, None] = {}
         for binding in made:
             along = self._groups.of_slot[binding.slots]
             for index in np.unique(self._groups.reason_index[along]):
@@ -180,7 +180,7 @@ class Removal:
     def new_config(self, operation) -> dict:
         """What changes in the config of a layer or operation."""
         operation = unwrapped(operation)
-        changes = {}
+        changes: dict[str, object] = {}
         for (_, key), (slots, new) in self._configs.get(id(operation), ()):
             keep = self._keep[slots]
             if keep.all():
@@ -285,7 +285,7 @@ class Removal:
 
     def _readers_of(self, groups: np.ndarray) -> list[str]:
         """The names of the layers that depend on any of these groups."""
-        names = {}
+        names: dict[str, None] = {}
         for reading in self._walk.readings if len(groups) else ():
             reads = self._groups.of_slot[reading.channels.slots]
             needs = self._needs(reading, self._removed)
@@ -335,7 +335,7 @@ def _slots_of(bindings) -> np.ndarray:
 
 def _grouped(items, key) -> dict:
     """The items in lists, by what `key` returns for them."""
-    groups = {}
+    groups: dict = {}
     for item in items:
         groups.setdefault(key(item), []).append(item)
     return groups
