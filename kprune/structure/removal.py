@@ -5,6 +5,7 @@ import numpy as np
 
 from kprune.prunable import PrunableWeight, prunable_layers, unwrapped
 from kprune.structure import flattening
+from kprune.structure.functions import config_with_functions
 from kprune.structure.graph import readable
 from kprune.structure.rebuilding import (
     Rebuilder,
@@ -186,7 +187,7 @@ class Removal:
             if keep.all():
                 continue
             name, *path = key if isinstance(key, tuple) else (key,)
-            old = changes.get(name, operation.get_config().get(name))
+            old = changes.get(name, config_with_functions(operation).get(name))
             changes[name] = _changed(old, path, keep, new)
         return changes
 

@@ -1,19 +1,13 @@
-"""The walk over a model's calls that finds which channels belong together."""
+"""What rules call to say how channels go through a layer."""
 
 import keras
 import numpy as np
 
-from kprune import keras_internals, layers, weights
+from kprune import weights
 from kprune.prunable import owners, prunable_layers
-from kprune.structure import flattening
+from kprune.structure.following import Follower
 from kprune.structure.notes import Notes
-from kprune.structure.records import (
-    Axes,
-    LayerCall,
-    Reading,
-    Tensor,
-)
-from kprune.structure.rules import registry
+from kprune.structure.records import Reading
 from kprune.structure.slots import Channels, unknown
 
 
@@ -50,20 +44,9 @@ class Walk(Notes):
         self.pad_layer_norm = pad_layer_norm
         self.spans = {}
         self.masks = {}
-        self._is_inside_masked = False
-        # For each class why its layers are not traced through.
-        self._closed = {}
         self._has_masks = bool(prunable_layers(model))
         self._owners = owners(model)
-        outputs = self._follow(model, [{} for _ in model.inputs])
-        makers = {
-            id(tensor): call.operation.name
-            for call in keras_internals.calls(model)
-            for tensor in call.outputs
-        }
-        for tensor, axes in zip(model.outputs, outputs):
-            name = makers.get(id(tensor))
-            self.freeze(axes, f"it is an output of the model ('{name}')")
+        Follower(self).follow_all(model)
         self.freeze_held()
         self.keep_rest()
 
@@ -239,92 +222,6 @@ class Walk(Notes):
             if len(owners) > 1:
                 return f"{' and '.join(map(repr, owners))} share weights"
         return None
-
-    # The walk itself.
-
-    def _follow(self, model, inputs: list[Axes]) -> list[Axes]:
-        traced = {
-            id(tensor): self._tensor(tensor, axes)
-            for tensor, axes in zip(model.inputs, inputs)
-        }
-        for call in keras_internals.calls(model):
-            outputs = self._apply(call, traced)
-            for tensor, axes in zip(call.outputs, outputs):
-                traced[id(tensor)] = self._tensor(tensor, axes)
-        return [traced[id(tensor)].axes for tensor in model.outputs]
-
-    def _tie_calls(self, model, inputs) -> None:
-        """A nested model takes tensors of the same lengths at every call."""
-        for place, tensor in enumerate(inputs):
-            for axis in range(1, len(tensor.shape)):
-                key = ("inputs", place, axis)
-                if axis in tensor.axes:
-                    self.resize(model, key, tensor.axes[axis].slots)
-                else:
-                    self.hold(model, model, key)
-
-    def _tensor(self, tensor, axes) -> Tensor:
-        for channels in axes.values():
-            self.spans[id(channels.slots)] = channels.slots
-        # A nested model's own graph does not know what it is called with.
-        has_mask = self._is_inside_masked or keras_internals.has_mask(tensor)
-        return Tensor(tuple(tensor.shape), axes, tensor.dtype, has_mask)
-
-    def _apply(self, call, traced) -> list[Axes]:
-        operation = call.operation
-        if isinstance(operation, layers.PrunableLayer):
-            for name, variable in operation.maskable.items():
-                self.masks[id(variable)] = operation.masks[name]
-            operation = operation.layer
-        self.visited[id(operation)] = operation
-        inputs = tuple(traced[id(tensor)] for tensor in call.inputs)
-        if keras_internals.has_graph(operation):
-            outside = self._is_inside_masked
-            # What comes beside the inputs is a mask.
-            self._is_inside_masked = len(inputs) > len(operation.inputs) or any(
-                x.has_mask for x in inputs
-            )
-            inputs = inputs[: len(operation.inputs)]
-            self._tie_calls(operation, inputs)
-            outputs = self._follow(operation, [x.axes for x in inputs])
-            self._is_inside_masked = outside
-            return outputs
-        rule = registry.rule_for(operation)
-        refusal = (
-            self.refusal(operation) if rule else self._no_rule(operation, call)
-        )
-        if refusal is None:
-            args, kwargs = call.fill_in(traced)
-            shapes = tuple(tuple(tensor.shape) for tensor in call.outputs)
-            key = id(call.outputs[0])
-            seen = LayerCall(operation, args, kwargs, shapes, key)
-            for mask in seen.masks:
-                reason = f"'{operation.name}' takes it for a mask"
-                self.freeze(mask.axes, reason)
-            outputs = rule(self, seen)
-            registry.check_outputs(operation, rule, outputs, shapes)
-            for axes in outputs:
-                reason = f"'{operation.name}' puts it in the batch's place"
-                self.freeze({0: axes.pop(0)} if 0 in axes else {}, reason)
-            if len(seen.inputs) > 1:
-                self.merge(operation, outputs)
-            return outputs
-        self.refuse(operation, inputs, refusal)
-        return [{} for _ in call.outputs]
-
-    def _no_rule(self, operation, call) -> str:
-        """The reason that goes with a call without a rule."""
-        kind = type(operation)
-        if kind not in self._closed:
-            fresh = {
-                id(x): keras.Input(batch_shape=x.shape, dtype=x.dtype)
-                for x in call.inputs
-            }
-            args, kwargs = call.fill_in(fresh)
-            self._closed[kind] = flattening.why_closed(operation, args, kwargs)
-        why = self._closed[kind]
-        opened = f" and its call cannot be traced ({why})" if why else ""
-        return registry.no_rule(operation) + opened
 
 
 def _any(filled, axes: tuple) -> np.ndarray:

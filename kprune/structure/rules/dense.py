@@ -3,6 +3,7 @@
 import numpy as np
 from keras import layers
 
+from kprune.structure.functions import config_with_functions
 from kprune.structure.rules.activations import activate
 from kprune.structure.rules.registry import register_rule
 from kprune.structure.slots import Channels
@@ -161,7 +162,7 @@ def _resize(walk, layer, axes, given) -> None:
     # Neither the batch nor what an ellipsis stands for is in it.
     elided = sum(letter.isdigit() for letter in given)
     skipped = max(elided, 1) if given[0].isdigit() else 1
-    config = layer.get_config()["output_shape"]
+    config = config_with_functions(layer)["output_shape"]
     for index, size in enumerate(config):
         key = ("output_shape", index)
         channels = axes.get(index + skipped)
