@@ -28,8 +28,9 @@ from kprune.measuring.costs import Cost as Cost
 from kprune.measuring.costs import cost as cost
 from kprune.measuring.reporting import PruningReport as PruningReport
 from kprune.measuring.reporting import report as report
+from kprune.progress import Pruner as Pruner
+from kprune.prunable import sparsity as sparsity
 from kprune.pruning import prune as prune
-from kprune.pruning import sparsity as sparsity
 from kprune.stripping import strip as strip
 from kprune.structure.removal import compact as compact
 from kprune.tflite.sparse_inference import (

@@ -15,14 +15,14 @@ sparsity to one sparsity per layer. It is also the place for control per layer:
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
 from kprune.ranking import nth_lowest
 from kprune.weights import to_numpy
 
-Allocation = Callable[[Sequence, float], Sequence[float]]
+Allocation = Callable[..., Sequence[float]]
 
 
 def uniform(layers: Sequence, sparsity: float) -> list[float]:
@@ -54,9 +54,8 @@ class Global:
     rounds down). No layer is emptied: the highest score of every kernel is
     left out of the ranking, and what it saves is taken from the others.
 
-    Args:
-        criterion: Callable from kernel to scores. `get("global", criterion)`
-            passes the one that the pruning uses.
+    The scores are those of the criterion that the pruning uses. Called by hand
+    without any it ranks by magnitude.
 
     Example:
 
@@ -73,9 +72,18 @@ class Global:
     - [Blalock et al., 2020](https://arxiv.org/abs/2003.03033)
     """
 
-    criterion: Callable[[np.ndarray], np.ndarray] = np.abs
-
-    def __call__(self, layers: Sequence, sparsity: float) -> list[float]:
+    def __call__(
+        self,
+        layers: Sequence,
+        sparsity: float,
+        *,
+        scores: Sequence[Iterable[np.ndarray]] | None = None,
+    ) -> list[float]:
+        if scores is None:
+            scores = [
+                [np.abs(to_numpy(kernel)) for kernel in layer.kernels.values()]
+                for layer in layers
+            ]
         kernels = [list(layer.kernels.values()) for layer in layers]
         sizes = np.array(
             [sum(math.prod(k.shape) for k in of_layer) for of_layer in kernels]
@@ -87,13 +95,13 @@ class Global:
         # Scores are computed again at each pass: those of a large model do
         # not fit beside it.
         threshold = nth_lowest(
-            lambda: map(self._scores, itertools.chain(*kernels)), total
+            lambda: map(_highest_to_inf, itertools.chain(*scores)), total
         )
         removed, tied = np.zeros((2, len(layers)), np.int64)
-        for index, of_layer in enumerate(kernels):
-            for scores in map(self._scores, of_layer):
-                removed[index] += np.count_nonzero(scores < threshold)
-                tied[index] += np.count_nonzero(scores == threshold)
+        for index, of_layer in enumerate(scores):
+            for of_kernel in map(_highest_to_inf, of_layer):
+                removed[index] += np.count_nonzero(of_kernel < threshold)
+                tied[index] += np.count_nonzero(of_kernel == threshold)
         missing = total - removed.sum()
         # Of equal scores the later ones go, as within a mask.
         for index in reversed(range(len(layers))):
@@ -102,24 +110,27 @@ class Global:
             missing -= taken
         return [float(share) for share in removed / sizes]
 
-    def _scores(self, kernel) -> np.ndarray:
-        """The scores of a kernel, the highest lifted to inf."""
-        scores = np.ravel(self.criterion(to_numpy(kernel)))
-        # A copy, which can be written to and has room for inf.
-        dtype = np.float64 if scores.dtype.kind in "biu" else scores.dtype
-        scores = np.array(scores, dtype)
-        scores[np.argmax(scores)] = np.inf
-        return scores
+
+def _highest_to_inf(scores) -> np.ndarray:
+    """The scores of a kernel in one row, the highest lifted to inf."""
+    scores = np.ravel(scores)
+    # A copy, which can be written to and has room for inf.
+    dtype = np.float64 if scores.dtype.kind in "biu" else scores.dtype
+    scores = np.array(scores, dtype)
+    scores[np.argmax(scores)] = np.inf
+    return scores
 
 
-def get(identifier, criterion: Callable = np.abs) -> Allocation:
+_BUILT_IN: dict[str, Allocation] = {"global": Global(), "uniform": uniform}
+
+
+def get(identifier: Allocation | str) -> Allocation:
     """Returns the allocation that `identifier` stands for.
 
     Args:
         identifier: The name of a built-in allocation, `"uniform"` or
             `"global"`, or a callable from layers and sparsity to one sparsity
             per layer.
-        criterion: Callable from kernel to scores. What `"global"` ranks by.
 
     Returns:
         A callable from layers and sparsity to a sequence of sparsities.
@@ -132,14 +143,12 @@ def get(identifier, criterion: Callable = np.abs) -> Allocation:
     >>> kprune.allocations.get("uniform")([None, None], 0.8)
     [0.8, 0.8]
     """
-    if isinstance(identifier, str) and identifier.lower() == "uniform":
-        return uniform
-    if isinstance(identifier, str) and identifier.lower() == "global":
-        return Global(criterion)
+    if isinstance(identifier, str) and identifier.lower() in _BUILT_IN:
+        return _BUILT_IN[identifier.lower()]
     if callable(identifier) and not isinstance(identifier, type):
         return identifier
     raise ValueError(
         "Unknown allocation. Expected a callable from layers and sparsity to "
-        "one sparsity per layer, or one of ['global', 'uniform']. "
+        f"one sparsity per layer, or one of {sorted(_BUILT_IN)}. "
         f"Received: {identifier!r}"
     )

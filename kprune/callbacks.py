@@ -1,13 +1,18 @@
 """Callbacks: masks that grow while a model trains, and what heeds them."""
 
-import math
+import functools
 import numbers
 import warnings
 
 import keras
 
-from kprune import schedules
-from kprune.pruning import MaskUpdater, masked_share, sparsity, trainable_layers
+from kprune import schedules, shortfall
+from kprune.allocations import Allocation
+from kprune.criteria import Criterion
+from kprune.granularities import Granularity
+from kprune.progress import Clock, Pruner, apply_masks
+from kprune.prunable import masked_share, sparsity, trainable_layers
+from kprune.schedules import Schedule
 from kprune.weights import to_numpy
 
 
@@ -20,7 +25,9 @@ class PruningScheduler(keras.callbacks.Callback):
     progress reaches the schedule's `end` the masks are frozen, the masked
     weights are zeroed, and what remains is fine-tuned. With two or more
     epochs the last one trains under the final masks: the update before it
-    reaches the final sparsity even where `end` lies later.
+    reaches the final sparsity even where `end` lies later. A schedule that
+    asks for something at progress 0 is heard before the first step:
+    `schedules.OneShot(0.8, at=0.0)` prunes at initialization.
 
     The sparsity is in the logs of every epoch, as `sparsity`: in the progress
     bar, in the history, and in TensorBoard where its callback comes after
@@ -31,11 +38,10 @@ class PruningScheduler(keras.callbacks.Callback):
     one warns if it sees that, which takes the last place in the list of
     callbacks; `kprune.OnceFrozen` avoids it.
 
-    In a `keras.distillation.Distiller` it is the student that is pruned.
-
     The masks are weights of the model. They are in every checkpoint, and a
     training that is resumed (with `initial_epoch` on a loaded model, or by
-    `keras.callbacks.BackupAndRestore`) goes on where it was.
+    `keras.callbacks.BackupAndRestore`) goes on where it was. In a
+    `keras.distillation.Distiller` it is the student that is pruned.
 
     Args:
         schedule: How sparse, when: a float `s`, short for
@@ -51,6 +57,7 @@ class PruningScheduler(keras.callbacks.Callback):
             layer; see `kprune.allocations.get`.
         update_freq: `"epoch"`, or a number of training steps. With a number
             there are updates at that many steps and at the end of each epoch.
+        pad_layer_norm: Boolean; see `kprune.prune`.
 
     Raises:
         ValueError: If an argument is not valid, or, when training begins, if
@@ -74,19 +81,30 @@ class PruningScheduler(keras.callbacks.Callback):
 
     def __init__(
         self,
-        schedule=0.5,
+        schedule: Schedule | float | str = 0.5,
         *,
-        criterion="magnitude",
-        granularity=None,
-        allocation="uniform",
-        update_freq="epoch",
+        criterion: Criterion | str = "magnitude",
+        granularity: Granularity | str | None = None,
+        allocation: Allocation | str = "uniform",
+        update_freq: str | int = "epoch",
+        pad_layer_norm: bool = False,
     ):
         super().__init__()
         self.schedule = schedules.get(schedule)
         self.update_freq = update_freq
-        self._pruner = MaskUpdater(criterion, granularity, allocation)
-        self._frozen = False
-        if update_freq != "epoch" and not _is_step_count(update_freq):
+        self._new_pruner = functools.partial(
+            Pruner,
+            self.schedule,
+            criterion=criterion,
+            granularity=granularity,
+            allocation=allocation,
+            pad_layer_norm=pad_layer_norm,
+        )
+        self._pruner = self._new_pruner()
+        # What the last epoch masked, after its last step.
+        self._untrained = 0.0
+        is_count = isinstance(update_freq, numbers.Integral) and update_freq > 0
+        if update_freq is True or not (is_count or update_freq == "epoch"):
             raise ValueError(
                 "`update_freq` must be 'epoch' or a positive number of "
                 f"steps. Received: update_freq={update_freq!r}"
@@ -95,7 +113,7 @@ class PruningScheduler(keras.callbacks.Callback):
     @property
     def is_frozen(self) -> bool:
         """Boolean. Whether the masks of the training are final."""
-        return self._frozen
+        return self._pruner.is_frozen
 
     @property
     def model(self):
@@ -107,157 +125,89 @@ class PruningScheduler(keras.callbacks.Callback):
         return model
 
     def on_train_begin(self, logs=None):
-        trainable_layers(self.model)
+        trainable_layers(self.model)  # Raises where there are none.
+        self._clock = Clock(self.params or {}, self.update_freq)
         self._check_schedule()
-        self._epoch = None
-        self._progress = 0.0
-        self._frozen = False
-        self._steps = self.params.get("steps")
+        self._pruner = self._new_pruner()
 
     def _check_schedule(self):
         """Raises before the training does for what it would end with."""
         end = schedules.end(self.schedule)
-        ends = [(e + 1) / self._epochs() for e in range(self._epochs())]
-        for progress in (*(p for p in ends if p < end), end):
+        ends = map(self._clock.at_end_of, range(self._clock.epochs))
+        for progress in (0.0, *(p for p in ends if p < end), end):
             schedules.validate_sparsity(
                 self.schedule(progress),
                 f"sparsity of the schedule at progress {progress:.3g}",
             )
 
     def on_epoch_begin(self, epoch, logs=None):
-        if self._epoch is None and epoch > 0:
+        is_first = not self._clock.has_begun
+        self._clock.begin_epoch(epoch, self._applied())
+        self._untrained = 0.0
+        if is_first and epoch > 0:
             self._resume(epoch)
-        self._epoch = epoch
-        self._steps_done = 0
-        self._iterations_before = self._iterations()
+        elif is_first and self.schedule(0.0) > 0:
+            self._pruner.update(self.model, 0.0)
 
     def _resume(self, epoch):
         """Goes on from a backup, made before or after this callback ran."""
-        if self._steps is None:
-            self._steps = self._steps_before(epoch)
-        final = self.schedule(schedules.end(self.schedule))
-        is_reached = masked_share(self.model) >= final - 1e-3
-        if is_reached and self._was_frozen_before_the_end_of(epoch - 1):
-            # The masks that were loaded are final.
-            self._freeze()
+        self._clock.resume(epoch, self._applied())
+        end = schedules.end(self.schedule)
+        if self._clock.is_update_before_end_of(epoch - 1, end):
+            progress = self._clock.at_end_of(epoch - 1)
+            self._pruner.resume(self.model, progress)
         else:
             self._update_at_end_of(epoch - 1)
 
-    def _steps_before(self, epoch):
-        """Steps of an epoch, as those before took; `None` if not known."""
-        optimizer = super().model.optimizer
+    def _applied(self) -> int:
+        """How often the optimizer was applied, 0 if that is not each step."""
+        # Of the model that trains: of a Distiller, not of its student. A
+        # model that was not compiled has none.
+        optimizer = getattr(super().model, "optimizer", None)
         if optimizer is None or optimizer.gradient_accumulation_steps:
-            return None
-        steps, rest = divmod(self._iterations(), epoch)
-        return None if rest or not steps else steps
+            return 0
+        return int(to_numpy(optimizer.iterations))
 
-    def _iterations(self) -> int:
-        """How often the optimizer was applied, usually once a step."""
-        # Of the model that trains: of a Distiller, not of its student.
-        optimizer = super().model.optimizer
-        return 0 if optimizer is None else int(to_numpy(optimizer.iterations))
-
-    def _was_frozen_before_the_end_of(self, epoch) -> bool:
-        if self._reached_end(epoch / self._epochs()):
-            return True
-        if self.update_freq == "epoch" or self._steps is None:
-            return False
-        end = schedules.end(self.schedule) * self._epochs() * self._steps
-        first = math.ceil(end / self.update_freq - 1e-9) * self.update_freq
-        return first < (epoch + 1) * self._steps
-
-    # Not at the end of a step: Keras would wait for every single one.
     def on_train_batch_begin(self, batch, logs=None):
-        if self.update_freq == "epoch":
-            return
-        # `batch` jumps where several steps are one execution.
-        before, self._steps_done = self._steps_done, batch
-        if self._steps is None or self._frozen:
-            return  # A dataset of unknown length: known after one epoch.
-        if batch >= self._steps:
-            return  # JAX begins this one, and then finds no data.
-        start = self._epoch * self._steps
-        crossed = (start + batch) // self.update_freq
-        if crossed > (start + before) // self.update_freq:
-            total = self._epochs() * self._steps
-            self._update((start + batch) / total)
+        # Not at the end of a step: Keras would wait for every single one.
+        progress = self._clock.before_step(batch)
+        if progress is not None and not self.is_frozen:
+            self._pruner.update(self.model, progress)
 
     def on_epoch_end(self, epoch, logs=None):
-        if self._steps_done:
-            begun = self._steps_done + super().model.steps_per_execution
-            # The last one begun may have found no data.
-            counted = self._iterations() - self._iterations_before
-            is_right = self._steps_done <= counted <= begun
-            self._steps = counted if is_right else begun
-        if not self._frozen:
+        at_once = super().model.steps_per_execution
+        self._clock.end_epoch(self._applied(), at_once)
+        if self.is_frozen:
+            apply_masks(self.model)
+        else:
+            before = masked_share(self.model)
             self._update_at_end_of(epoch)
-        if self._frozen:
-            self._apply_masks()
+            self._untrained = masked_share(self.model) - before
         if logs is not None:
             logs["sparsity"] = sparsity(self.model)
 
     def on_train_end(self, logs=None):
-        if self._epoch is None:
+        if not self._clock.has_begun:
             return
-        if self._frozen:
-            # An optimizer with `use_ema=True` has just set averages, of times
-            # before the freeze too.
-            self._apply_masks()
-            self._warn_of_earlier_weights()
-            return
-        final = self.schedule(schedules.end(self.schedule))
-        warnings.warn(
-            f"Training ended at {self._progress:.3g} of the planned "
-            f"{self._epochs()} epochs, before the pruning schedule ended at "
-            f"{schedules.end(self.schedule):.3g}. The masks are not final: "
-            f"the sparsity is {sparsity(self.model):.3g}, the schedule ends "
-            f"at {final:.3g}. Train longer, or let the schedule end sooner.",
-            stacklevel=2,
-        )
-
-    def _warn_of_earlier_weights(self):
-        now = masked_share(self.model)
-        if now < self._final_share - 1e-6:
-            warnings.warn(
-                "The model was given back the weights and masks of an earlier "
-                f"epoch: its sparsity is {now:.3g}, and was "
-                f"{self._final_share:.3g}. Epochs before the masks were "
-                "final are no fair rivals; let the callback see the others "
-                "only: `kprune.OnceFrozen(keras.callbacks.EarlyStopping(...), "
-                "scheduler)`.",
-                stacklevel=2,
+        if not self.is_frozen:
+            progress, epochs = self._pruner.progress, self._clock.epochs
+            shortfall.warn_of_early_end(
+                self.schedule, progress, epochs, sparsity(self.model)
             )
+            return
+        # An optimizer with `use_ema=True` has just set averages, of times
+        # before the freeze too.
+        apply_masks(self.model)
+        final = self._pruner.frozen_share
+        shortfall.warn_of_earlier_weights(masked_share(self.model), final)
+        shortfall.warn_of_masks_that_never_trained(self._untrained, final)
 
     def _update_at_end_of(self, epoch):
-        # The last epoch trains under the final masks.
-        is_last_chance = epoch == self._epochs() - 2
-        self._update((epoch + 1) / self._epochs(), is_last_chance)
-
-    def _update(self, progress: float, is_last_chance: bool = False) -> None:
-        self._progress = progress
-        ends = self._reached_end(progress) or is_last_chance
-        if ends:
+        progress = self._clock.at_end_of(epoch)
+        if epoch == self._clock.epochs - 2:
+            # The last epoch trains under the final masks.
             progress = max(progress, schedules.end(self.schedule))
-        value = self.schedule(progress)
-        self._pruner.update(self.model, value)
-        if ends:
-            self._freeze()
-
-    def _freeze(self) -> None:
-        self._frozen = True
-        self._apply_masks()
-        self._final_share = masked_share(self.model)
-
-    def _reached_end(self, progress: float) -> bool:
-        # A progress such as 7 / 10 may be a rounding error short of the end.
-        return progress >= schedules.end(self.schedule) - 1e-9
-
-    def _epochs(self) -> int:
-        return self.params["epochs"]
-
-    def _apply_masks(self) -> None:
-        for layer in trainable_layers(self.model):
-            layer.apply_masks()
+        self._pruner.update(self.model, progress)
 
 
 class OnceFrozen(keras.callbacks.Callback):
@@ -293,9 +243,8 @@ class OnceFrozen(keras.callbacks.Callback):
         self, callback: keras.callbacks.Callback, scheduler: PruningScheduler
     ):
         super().__init__()
-        if not isinstance(callback, keras.callbacks.Callback) or not isinstance(
-            scheduler, PruningScheduler
-        ):
+        is_callback = isinstance(callback, keras.callbacks.Callback)
+        if not is_callback or not isinstance(scheduler, PruningScheduler):
             raise ValueError(
                 "`OnceFrozen(callback, scheduler)` takes a Keras callback and "
                 "the `PruningScheduler` of the training. "
@@ -309,6 +258,7 @@ class OnceFrozen(keras.callbacks.Callback):
             )
         self.callback = callback
         self.scheduler = scheduler
+        self._epoch = None
         self._counts = False
 
     def set_params(self, params):
@@ -324,9 +274,16 @@ class OnceFrozen(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         # What freezes at the end of an epoch was not validated in it.
+        self._epoch = epoch
         self._counts = self.scheduler.is_frozen
         if self._counts:
             self.callback.on_epoch_begin(epoch, logs)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        # A scheduler that comes later in the list froze as the epoch began.
+        if batch == 0 and not self._counts and self.scheduler.is_frozen:
+            self._counts = True
+            self.callback.on_epoch_begin(self._epoch)
 
     def on_epoch_end(self, epoch, logs=None):
         if self._counts:
@@ -341,8 +298,3 @@ class OnceFrozen(keras.callbacks.Callback):
                 "too, and train for two or more epochs.",
                 stacklevel=2,
             )
-
-
-def _is_step_count(value) -> bool:
-    is_integer = isinstance(value, numbers.Integral)
-    return is_integer and not isinstance(value, bool) and value > 0

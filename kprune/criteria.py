@@ -1,7 +1,13 @@
 """Criteria: which weights matter.
 
 A criterion is any callable that maps a kernel, a NumPy array, to scores of the
-same shape; a higher score means keep.
+same shape; a higher score means keep. Scores may be negative: their order
+counts. What else it needs it asks for by the names of keyword-only parameters,
+see `kprune.observing.requests`.
+
+One that scores each weight by its own value alone, whatever the others are,
+may say so by an attribute `elementwise` that is true: large kernels are then
+scored in pieces, which takes less memory.
 """
 
 import dataclasses
@@ -10,7 +16,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-Criterion = Callable[[np.ndarray], np.ndarray]
+Criterion = Callable[..., np.ndarray]
 
 
 def magnitude(kernel: np.ndarray) -> np.ndarray:
@@ -36,13 +42,17 @@ def magnitude(kernel: np.ndarray) -> np.ndarray:
     return np.abs(kernel)
 
 
+# A declaration, as a criterion of a user's own can make it.
+setattr(magnitude, "elementwise", True)  # noqa: B010
+
+
 @dataclasses.dataclass(frozen=True)
 class Random:
     """Scores each weight by chance: the floor that a criterion must beat.
 
-    The scores depend on the seed and the shape of the kernel only, so that
-    the masks of two updates agree, in a resumed training too. Two kernels of
-    one shape get the same scores.
+    Each kernel of a model has a generator of its own, the same at each update,
+    so that the masks of two updates agree, in a resumed training too. Called
+    by hand without one the scores depend on the seed and the shape only.
 
     Args:
         seed: Integer, at least 0.
@@ -68,15 +78,23 @@ class Random:
                 f"`seed` must be at least 0. Received: seed={self.seed!r}"
             )
 
-    def __call__(self, kernel: np.ndarray) -> np.ndarray:
-        generator = np.random.default_rng(self.seed)
-        return generator.random(kernel.shape, dtype=np.float32)
+    def __call__(
+        self,
+        kernel: np.ndarray,
+        *,
+        generator: np.random.Generator | None = None,
+    ) -> np.ndarray:
+        seed = [self.seed]
+        if generator is not None:
+            seed.append(int(generator.integers(2**63)))
+        seeded = np.random.default_rng(seed)
+        return seeded.random(kernel.shape, dtype=np.float32)
 
 
-_BUILT_IN = {"magnitude": magnitude, "random": Random()}
+_BUILT_IN: dict[str, Criterion] = {"magnitude": magnitude, "random": Random()}
 
 
-def get(identifier) -> Criterion:
+def get(identifier: Criterion | str) -> Criterion:
     """Returns the criterion that `identifier` stands for.
 
     Args:

@@ -1,20 +1,34 @@
 """Granularities: in what shape weights go.
 
 A granularity is any callable that maps the scores of a kernel and a sparsity
-to a mask of the shape of the scores: True keeps the weight.
+to a mask of the shape of the scores: True keeps the weight. The scores come as
+`(..., inputs, outputs)`, whatever the layer's kind: gates and axes of space
+first, inputs before outputs in transposed convolutions too, and one input for
+each output of a depthwise convolution. What else it needs it asks for by the
+names of keyword-only parameters, see `kprune.observing.requests`.
+
+What is special about one it declares by attributes:
+
+- `whole_groups`, true: in a model whose graph can be read it chooses among
+  *groups*, a filter together with every slice that has to go with it (see
+  `kprune.structure`). It is called with the groups' scores as one row.
+- `pool(scores, axis)`: how slices of a kernel are scored as a whole, one score
+  for each index along the axis. Without it `mean_square` is taken.
 """
 
 import dataclasses
 import math
 import operator
+import warnings
 from collections.abc import Callable
+from typing import ClassVar
 
 import keras
 import numpy as np
 
 from kprune.ranking import keep_highest, removed_count
 
-Granularity = Callable[[np.ndarray, float], np.ndarray]
+Granularity = Callable[..., np.ndarray]
 
 _register = keras.saving.register_keras_serializable(package="kprune")
 
@@ -36,7 +50,7 @@ class _Savable:
 
     def get_config(self) -> dict:
         """Returns the arguments of the constructor as a dict."""
-        return dataclasses.asdict(self)
+        return dict(vars(self))
 
     @classmethod
     def from_config(cls, config: dict):
@@ -60,9 +74,12 @@ class Unstructured(_Savable):
     """
 
     def __call__(
-        self, scores: np.ndarray, sparsity: float, score=None
+        self,
+        scores: np.ndarray,
+        sparsity: float,
+        *,
+        score: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> np.ndarray:
-        # With `score` the scores are still to be computed, piece by piece.
         removed = removed_count(scores.size, sparsity)
         return keep_highest(scores, removed, score)
 
@@ -72,10 +89,13 @@ class Unstructured(_Savable):
 class Filter(_Savable):
     """Whole output channels go: filters of a convolution, units of a Dense.
 
-    Called with the scores of one kernel it pools them by their L2 norm over
-    all axes but the last. In a model whose graph can be read `kprune.prune`
-    scores and masks *units* instead: a filter together with every slice that
-    has to go with it (see `kprune.structure`).
+    Called with the scores of one kernel it pools them over all axes but the
+    last. In a model whose graph can be read `kprune.prune` scores and masks
+    *groups* instead: a filter together with every slice that has to go with it
+    (see `kprune.structure`). The score of a group is the mean over its members,
+    the kernels that have slices of it, of the mean square of the slice over
+    that of the whole kernel: so it does not grow with the number of members,
+    of positions or of weights, nor with the scale of a kernel.
 
     Args:
         multiple_of: Positive integer. The number of channels that are kept is
@@ -84,15 +104,6 @@ class Filter(_Savable):
             times as long as 64, in int8 1.4 times, and 60 hardly less. 8
             suits float32 on ARM, 16 int8, and float32 on x86 CPUs with
             AVX-512.
-        pad_layer_norm: Boolean. Whether to cut the channels that a
-            LayerNormalization normalizes over as well: the residual width of
-            a transformer or a ConvNeXt. No smaller LayerNormalization gives
-            equal outputs, since its mean would be over fewer channels. So in
-            the stripped model each becomes a small nested model of the same
-            name, which pads what is left with zeros to the old width,
-            normalizes, and slices. That costs time at each of them, and their
-            weights keep their length. One option given to any layer counts
-            for the whole model.
 
     Example:
 
@@ -104,18 +115,19 @@ class Filter(_Savable):
     Reference:
 
     - [Li et al., 2016](https://arxiv.org/abs/1608.08710)
+    - [Fang et al., 2023](https://arxiv.org/abs/2301.12900), for groups
     """
 
+    whole_groups: ClassVar[bool] = True
     multiple_of: int = 1
-    pad_layer_norm: bool = False
 
     def __post_init__(self):
         _positive("multiple_of", self.multiple_of)
-        if not isinstance(self.pad_layer_norm, bool):
-            raise ValueError(
-                "`pad_layer_norm` must be True or False. "
-                f"Received: pad_layer_norm={self.pad_layer_norm!r}"
-            )
+
+    def __call__(self, scores: np.ndarray, sparsity: float) -> np.ndarray:
+        pooled = self.pool(scores, scores.ndim - 1)
+        mask = keep_highest(pooled, self.removed_count(pooled.size, sparsity))
+        return np.broadcast_to(mask, scores.shape).copy()
 
     def removed_count(self, size: int, sparsity: float) -> int:
         """How many of `size` channels go after rounding.
@@ -131,11 +143,23 @@ class Filter(_Savable):
         kept = math.ceil(kept / self.multiple_of) * self.multiple_of
         return max(size - kept, 0)
 
-    def __call__(self, scores: np.ndarray, sparsity: float) -> np.ndarray:
-        rows = scores.reshape(-1, scores.shape[-1])
-        norms = np.sqrt(np.einsum("rc,rc->c", rows, rows, dtype=np.float64))
-        kept = keep_highest(norms, self.removed_count(norms.size, sparsity))
-        return np.broadcast_to(kept, scores.shape).copy()
+    def pool(self, scores: np.ndarray, axis: int) -> np.ndarray:
+        """The mean square of each slice, see `mean_square`."""
+        return mean_square(scores, axis)
+
+    @classmethod
+    def from_config(cls, config: dict):
+        """Returns the granularity that `get_config` describes."""
+        config = dict(config)
+        # Files of version 0.1 have it here.
+        if config.pop("pad_layer_norm", False):
+            warnings.warn(
+                "`pad_layer_norm` is an option of the model's pruning now: "
+                "`kprune.prune(model, ..., pad_layer_norm=True)`, and of "
+                "`kprune.PruningScheduler`.",
+                stacklevel=2,
+            )
+        return cls(**config)
 
 
 @_register
@@ -144,8 +168,7 @@ class NM(_Savable):
     """At most `n` of every `m` consecutive weights along the input axis stay.
 
     The input axis is the last but one: the inputs of a Dense, the input
-    channels of a convolution (of a transposed one kprune turns the last two
-    axes). Where `m` does not divide its length `l`, the
+    channels of a convolution. Where `m` does not divide its length `l`, the
     last group has `l % m` weights and keeps at most `n` of them, as if it were
     filled up with zeros. Ties keep the lower index.
 
@@ -207,7 +230,7 @@ class NM(_Savable):
 class Block(_Savable):
     """Whole blocks of neighbouring weights go.
 
-    The shape lies on the last axes of the kernel: `(4, 1)` is 4 inputs by 1
+    The shape lies on the last axes of the scores: `(4, 1)` is 4 inputs by 1
     output in a Dense and in every pixel of a convolution. A block is scored by
     the mean of its scores. A block that overhangs the edge has only the
     weights inside, and its mean is over those. The count is in blocks:
@@ -268,7 +291,48 @@ class Block(_Savable):
         return {"shape": list(self.shape)}
 
 
-_BUILT_IN = {
+def mean_square(scores: np.ndarray, axis: int) -> np.ndarray:
+    """The mean square of each slice along an axis, over that of all of it.
+
+    Of negative scores the square is taken as negative, so that slices come in
+    the order of their scores.
+
+    Args:
+        scores: Array.
+        axis: Integer, not negative.
+
+    Returns:
+        Float64 array, one value for each index along the axis. Their mean is 1
+        unless scores are negative, or all zero.
+
+    Example:
+
+    >>> kprune.granularities.mean_square(np.array([[1., 3.], [-1., 3.]]), 1)
+    array([0. , 1.8])
+
+    Reference:
+
+    - [Fang et al., 2023](https://arxiv.org/abs/2301.12900)
+    """
+    length = scores.shape[axis]
+    outer = math.prod(scores.shape[:axis])
+    block = scores.reshape(outer, length, -1)
+    sizes = block
+    if block.size and block.min() < 0:
+        sizes = np.abs(block)
+    means, weight = np.zeros(length), block.size / max(length, 1)
+    if weight:
+        totals = np.einsum("oci,oci->c", block, sizes, dtype=np.float64)
+        means = totals / weight
+        if sizes is not block:
+            totals = np.einsum("oci,oci->c", sizes, sizes, dtype=np.float64)
+        scale = totals.sum() / block.size
+        if scale > 0:
+            means /= scale
+    return means
+
+
+_BUILT_IN: dict[str, Granularity] = {
     "block": Block(),
     "filter": Filter(),
     "nm": NM(),
@@ -276,7 +340,7 @@ _BUILT_IN = {
 }
 
 
-def get(identifier) -> Granularity:
+def get(identifier: Granularity | str) -> Granularity:
     """Returns the granularity that `identifier` stands for.
 
     Args:
@@ -293,7 +357,7 @@ def get(identifier) -> Granularity:
     Example:
 
     >>> kprune.granularities.get("filter")
-    Filter(multiple_of=1, pad_layer_norm=False)
+    Filter(multiple_of=1)
     """
     if isinstance(identifier, str) and identifier.lower() in _BUILT_IN:
         return _BUILT_IN[identifier.lower()]

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from kprune import calling, granularities, keras_internals, weights
+from kprune.received import describe
 
 _CONVOLUTIONS = (
     keras.layers.Conv1D,
@@ -104,7 +105,7 @@ class PrunableLayer(keras.layers.Wrapper):
             raise ValueError(
                 f"`{name}` wraps a Keras layer, such as "
                 f"`{name}(keras.layers.{self._accepts.__name__}(...))`. "
-                f"Received: layer={layer!r} (of type {type(layer).__name__})"
+                f"Received: {describe(layer)}"
             )
         if isinstance(layer, PrunableLayer):
             raise ValueError(
@@ -167,13 +168,11 @@ class PrunableLayer(keras.layers.Wrapper):
     @property
     def sparsity(self) -> float:
         """Float. The fraction of zeros over the layer's kernels."""
-        masks = self.masks
-        zeros = size = 0
-        for name, kernel in self.kernels.items():
-            value = weights.masked_value(kernel, masks[name])
-            zeros += value.size - np.count_nonzero(value)
-            size += value.size
-        return float(zeros / size) if size else 0.0
+        size, zeros = weights.count_zeros(
+            weights.masked_value(kernel, self._masks[name])
+            for name, kernel in self.kernels.items()
+        )
+        return zeros / size if size else 0.0
 
     def apply_masks(self):
         """Zeroes the stored weights where they are masked, for good.

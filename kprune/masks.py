@@ -1,8 +1,10 @@
 """Putting the parts of a mask together."""
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 
-from kprune.weights import filters_last
+from kprune.prunable import PrunableWeight
 
 
 def slice_mask(variable, slices) -> np.ndarray | None:
@@ -38,39 +40,54 @@ def lowered(scores, staying) -> np.ndarray:
     return np.where(staying, scores, lowest)
 
 
-def check_mask(mask, granularity, layer, name) -> None:
-    """Raises unless a granularity returned a mask of the kernel's shape."""
-    expected = tuple(layer.kernels[name].shape)
+def check(mask, granularity, of, expected: tuple) -> None:
+    """Raises unless a granularity returned a mask of the scores' shape.
+
+    Args:
+        mask: What it returned.
+        granularity: The granularity.
+        of: What is masked, a `PrunableWeight` or a text, for the message.
+        expected: Tuple. The shape of the scores that it got.
+    """
     if mask.dtype != bool or mask.shape != expected:
         raise ValueError(
             f"The granularity {granularity!r} must return a boolean mask of "
-            f"the kernel's shape {expected} for '{name}' of layer "
-            f"'{layer.name}'. Received: {mask.dtype} of shape {mask.shape}"
+            f"the kernel's shape {expected} for {of}. "
+            f"Received: {mask.dtype} of shape {mask.shape}"
         )
     if not mask.any():
         raise ValueError(
             f"The granularity {granularity!r} must keep at least one weight "
-            f"of '{name}' of layer '{layer.name}'. It kept none"
+            f"of {of}. It kept none"
         )
 
 
-def of_biases(layer, found, kernels) -> dict:
-    """The masks of biases of filters of which nothing is left.
+def of_bias(
+    bias, kernels: Sequence[PrunableWeight], kept: Mapping[str, np.ndarray]
+) -> np.ndarray:
+    """The mask of a bias: it goes where no weight of its output is kept.
 
     Args:
-        layer: The prunable layer.
-        found: Dict from the name of each weight of the layer to its mask.
-        kernels: The names of those that are kernels.
+        bias: `keras.Variable`.
+        kernels: The weights whose outputs it is added to.
+        kept: Mapping from the name of a weight to a boolean array of its
+            shape; all of one that is not in it are kept.
 
     Returns:
-        Dict from the name of each such bias to its mask.
+        Boolean array of the shape of the bias.
     """
-    changed = {}
-    for name in kernels:
-        bias = name.removesuffix("kernel") + "bias"
-        if bias in found:
-            mask = filters_last(layer.layer, found[name])
-            kept = mask.reshape(-1, mask.shape[-1]).any(axis=0)
-            if kept.shape == found[bias].shape:
-                changed[bias] = kept
-    return changed
+    left = np.zeros(tuple(bias.shape), bool)
+    for weight in kernels:
+        if weight.name not in kept:
+            return ~np.zeros_like(left)
+        left |= weight.outputs_left(kept[weight.name])
+    return left
+
+
+def is_of_slices(mask: np.ndarray) -> bool:
+    """Whether a mask takes away whole slices along axes, or nothing."""
+    slices = np.ones((), bool)
+    for axis in range(mask.ndim):
+        others = tuple(set(range(mask.ndim)) - {axis})
+        slices = slices[..., None] & mask.any(axis=others)
+    return np.array_equal(slices, mask)

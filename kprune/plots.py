@@ -1,5 +1,7 @@
 """Plots of what was pruned. They need matplotlib: `kprune[plots]`."""
 
+import textwrap
+
 import keras
 import numpy as np
 
@@ -78,14 +80,13 @@ def mask(layer: PrunableLayer, name: str = "kernel", *, figure=None):
         axis.set_title(title)
         axis.set_xlabel("unit")
         for side in (axis.xaxis, axis.yaxis):
-            side.get_major_locator().set_params(integer=True)
+            side.get_major_locator().set_params(integer=True, min_n_ticks=1)
     axes[0].set_ylabel("input")
     figure.colorbar(
         image, ax=list(axes), label="value", fraction=0.05, extend="both"
     )
-    figure.suptitle(
-        f"{name} of '{layer.layer.name}', shape {tuple(variable.shape)}"
-    )
+    shape = tuple(variable.shape)
+    figure.suptitle(_in_lines(f"{name} of '{layer.layer.name}', shape {shape}"))
     return figure
 
 
@@ -124,22 +125,27 @@ def sparsity(report: PruningReport, *, figure=None):
     if figure is None:
         figure = _figure(figsize=(8, 1.5 + 0.35 * len(rows)))
     axis = figure.subplots()
-    bars = axis.barh(range(len(rows)), [layer.sparsity for layer in rows])
-    axis.bar_label(
-        bars,
+    places, size = range(len(rows)), _font_size(figure, len(rows))
+    axis.barh(places, [layer.sparsity for layer in rows])
+    axis.axvline(report.sparsity, color="0.3", linestyle="--")
+    axis.set_yticks(places, [layer.name for layer in rows], fontsize=size)
+    # Beside the bars, so that the axis ends where sparsity does.
+    counts = axis.secondary_yaxis("right")
+    counts.set_yticks(
+        places,
         [f"{layer.zeros:,} of {layer.weights:,}" for layer in rows],
-        padding=3,
+        fontsize=size,
     )
-    axis.axvline(report.sparsity, color="0.6", linestyle="--", zorder=0)
-    axis.set_yticks(range(len(rows)), [layer.name for layer in rows])
-    axis.invert_yaxis()  # The first layer comes first.
-    # Beyond 1 there is room for the labels.
-    axis.set_xlim(0, 1.3)
-    axis.set_xticks([0, 0.25, 0.5, 0.75, 1])
-    axis.spines[["top", "right"]].set_visible(False)
+    counts.tick_params(length=0)
+    axis.set_ylim(len(rows) - 0.5, -0.5)  # The first layer comes first.
+    axis.set_xlim(0, 1)
+    axis.spines["top"].set_visible(False)
     axis.set_xlabel("sparsity (fraction of zeros)")
-    axis.set_title(
-        f"Pruning of '{report.model}', {report.sparsity:.1%} in all (dashed)"
+    figure.suptitle(
+        _in_lines(
+            f"Pruning of '{report.model}', {report.sparsity:.1%} in all "
+            "(dashed)"
+        )
     )
     return figure
 
@@ -154,6 +160,17 @@ def _figure(figsize):
             '`pip install "kprune[plots]"`.'
         ) from error
     return Figure(figsize=figsize, layout="constrained")
+
+
+def _font_size(figure, rows: int) -> float:
+    """Points, so that as many names stand under each other."""
+    # A quarter of the height is for what stands around the rows.
+    height = 0.75 * 72 * figure.bbox.height / figure.dpi
+    return min(10.0, height / rows / 1.2)
+
+
+def _in_lines(title: str) -> str:
+    return textwrap.fill(title, 70)
 
 
 def _as_matrix(array: np.ndarray) -> np.ndarray:

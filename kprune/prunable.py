@@ -1,13 +1,143 @@
-"""Which of a model's weights can be pruned, and where prunable layers stand."""
+"""`PrunableWeight`: a weight that can be pruned, and which a model has.
+
+What is known of such a weight is asked of it and nowhere found again: where
+its inputs and outputs are, its mask, what counts of it, what is gone for good.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable
 
 import keras
+import numpy as np
 
 from kprune import keras_internals, weights
 from kprune.keras_internals import sublayers
 from kprune.layers import PrunableLayer
+from kprune.received import check_model
+
+_DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
 
 
-def prunable_layers(model) -> list[PrunableLayer]:
+@dataclasses.dataclass(frozen=True, eq=False)
+class PrunableWeight:
+    """A weight that can be pruned.
+
+    Args:
+        layer: The `kprune.PrunableLayer` that holds its mask; the Keras layer
+            that has the weight where nothing does.
+        name: String. Its name in `layer.masks`, such as `"kernel"`.
+        variable: `keras.Variable`.
+        mask: Boolean `keras.Variable` of the same shape, True keeps; `None`
+            where there is none.
+        in_axes: Tuple of integers: the axes of the variable that are summed
+            over (but those of space). Empty where each output has an input of
+            its own, as in a depthwise convolution.
+        out_axes: Tuple of integers: the axes along which outputs lie.
+        parts: Integer. How many kernels lie side by side on the last axis,
+            that of the outputs: an LSTM has one for each of its 4 gates.
+        bias: `keras.Variable` that is added to its outputs, or `None`.
+    """
+
+    layer: keras.layers.Layer
+    name: str
+    variable: keras.Variable
+    mask: keras.Variable | None
+    in_axes: tuple[int, ...]
+    out_axes: tuple[int, ...]
+    parts: int = 1
+    bias: keras.Variable | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Tuple of integers. The shape of the variable."""
+        return tuple(self.variable.shape)
+
+    @property
+    def size(self) -> int:
+        """Integer. The number of weights."""
+        return math.prod(self.shape)
+
+    @property
+    def outputs(self) -> int:
+        """Integer. The number of outputs: filters, units."""
+        lengths = [self.shape[axis] for axis in self.out_axes]
+        return math.prod(lengths) // self.parts
+
+    def __str__(self) -> str:
+        return f"'{self.name}' of layer '{self.layer.name}'"
+
+    def value(self) -> np.ndarray:
+        """The stored weights, to be read only."""
+        return weights.to_numpy(self.variable)
+
+    def masked(self) -> np.ndarray:
+        """What counts: the weight where the mask keeps, else 0."""
+        return weights.masked_value(self.variable, self.mask)
+
+    def gone(self) -> np.ndarray | None:
+        """Boolean array: weights pruned for good, `None` where none are."""
+        if self.mask is None:
+            return None
+        return self.layer.pruned_for_good(self.name)
+
+    def outputs_last(self, array: np.ndarray) -> np.ndarray:
+        """An array of the variable's shape as `(..., inputs, outputs)`.
+
+        Args:
+            array: Array of the shape of the variable.
+
+        Returns:
+            Array, where possible a view. Parts and axes of space come first.
+        """
+        split, order = self._turned()
+        turned = array.reshape(split).transpose(order)
+        others = len(order) - len(self.in_axes) - len(self.out_axes)
+        inputs = math.prod(turned.shape[others : others + len(self.in_axes)])
+        return turned.reshape(*turned.shape[:others], inputs, self.outputs)
+
+    def back(self, array: np.ndarray) -> np.ndarray:
+        """The inverse of `outputs_last`.
+
+        Args:
+            array: Array of shape `(..., inputs, outputs)`.
+
+        Returns:
+            Array of the shape of the variable.
+        """
+        split, order = self._turned()
+        turned = array.reshape([split[axis] for axis in order])
+        return turned.transpose(np.argsort(order)).reshape(self.shape)
+
+    def outputs_left(self, kept: np.ndarray) -> np.ndarray:
+        """Which outputs have any weight that is kept.
+
+        Args:
+            kept: Boolean array of the shape of the variable.
+
+        Returns:
+            Boolean array, as long along each of `out_axes` as the variable.
+        """
+        others = set(range(kept.ndim)) - set(self.out_axes)
+        return np.asarray(kept.any(axis=tuple(others)))
+
+    def _turned(self) -> tuple[list[int], list[int]]:
+        """The shape with parts on an axis of their own, and the axes' order."""
+        split, outs = list(self.shape), list(self.out_axes)
+        if self.parts > 1:
+            split[-1:] = [self.parts, split[-1] // self.parts]
+            outs = [len(split) - 1]
+        used = {*self.in_axes, *outs}
+        others = [axis for axis in range(len(split)) if axis not in used]
+        return split, [*others, *self.in_axes, *outs]
+
+
+def unwrapped(layer: keras.layers.Layer) -> keras.layers.Layer:
+    """The layer itself, or what it wraps if it is a prunable layer."""
+    return layer.layer if isinstance(layer, PrunableLayer) else layer
+
+
+def prunable_layers(model: keras.layers.Layer) -> list[PrunableLayer]:
     """All prunable layers of a model, in nested models and layers too.
 
     Args:
@@ -21,34 +151,197 @@ def prunable_layers(model) -> list[PrunableLayer]:
     ]
 
 
-def prunable_weights(model) -> list[tuple]:
-    """The weights of a model that are pruned one by one, with their masks.
+def trainable_layers(model: keras.Model) -> list[PrunableLayer]:
+    """The prunable layers of a model that are not frozen.
 
     Args:
         model: `keras.Model`.
 
     Returns:
-        List of `(variable, mask)`, each variable once: the kernels of the
-        prunable layers, or, where there are none, the kernels of all layers
-        with `None` as mask.
+        List of `PrunableLayer`, at least one.
+
+    Raises:
+        ValueError: If there is none, with the line to write; or if its own
+            layer is used without it too.
     """
-    prunable = prunable_layers(model)
-    if prunable:
-        pairs = [
-            (kernel, layer.masks[name])
-            for layer in prunable
-            for name, kernel in layer.kernels.items()
-        ]
-    else:
-        pairs = [
-            (kernel, None)
-            for layer in sublayers(model)
-            for kernel in weights.kernels(layer).values()
-        ]
-    return list({id(pair[0]): pair for pair in pairs}.values())
+    check_model(model, "prune", kind=keras.layers.Layer)
+    check_wrappers(model)
+    layers = prunable_layers(model)
+    if not layers:
+        raise ValueError(
+            f"Model '{model.name}' has no prunable layers, so no mask can "
+            "grow. Make a model that has them, and compile that one:\n\n"
+            "    model = kprune.make_prunable(model)\n\n"
+            "or wrap layers as you build it: "
+            "`kprune.PrunableDense(keras.layers.Dense(64))`."
+        )
+    trainable = [
+        layer for layer in layers if layer.trainable and layer.layer.trainable
+    ]
+    if not trainable:
+        raise ValueError(
+            f"All prunable layers of model '{model.name}' are frozen "
+            "(`trainable=False`), and frozen layers are not pruned. Set "
+            "`layer.trainable = True` where weights are to go."
+        )
+    return trainable
 
 
-def owners(model) -> dict[int, list[str]]:
+def weights_of(layer: keras.layers.Layer) -> list[PrunableWeight]:
+    """The weights of one layer that can be pruned.
+
+    Args:
+        layer: A built layer, prunable or plain.
+
+    Returns:
+        List of `PrunableWeight`.
+
+    Example:
+
+    >>> layer = kprune.PrunableLayer(keras.layers.Conv2DTranspose(4, 3))
+    >>> layer.build((None, 8, 8, 2))
+    >>> (weight,) = kprune.prunable.weights_of(layer)
+    >>> weight.name, weight.shape, weight.in_axes, weight.out_axes
+    ('kernel', (3, 3, 4, 2), (3,), (2,))
+    """
+    plain = unwrapped(layer)
+    is_wrapped = plain is not layer
+    kernels = layer.kernels if is_wrapped else weights.kernels(plain)
+    masks = layer.masks if is_wrapped else {}
+    # What is inside comes after what holds it.
+    owner_of = {
+        id(variable): part
+        for part in [plain, *sublayers(plain)]
+        for variable in part.weights
+    }
+    found = []
+    for name, variable in kernels.items():
+        owner = owner_of[id(variable)]
+        axes = _axes(owner, variable)
+        found.append(
+            PrunableWeight(
+                layer,
+                name,
+                variable,
+                masks.get(name),
+                *axes,
+                bias=_bias(owner, variable, axes[1]),
+            )
+        )
+    return found
+
+
+def all_weights(model: keras.layers.Layer) -> list[PrunableWeight]:
+    """The kernels of all layers of a model, prunable ones and others.
+
+    Args:
+        model: `keras.Model` or layer.
+
+    Returns:
+        List of `PrunableWeight`, each variable once.
+    """
+    layers = sublayers(model)
+    models = [layer for layer in layers if isinstance(layer, keras.Model)]
+    layers = [layer for layer in layers if not isinstance(layer, keras.Model)]
+    found: dict[int, PrunableWeight] = {}
+    # What holds masks first, and a model's own weights last.
+    for layer in [*prunable_layers(model), *layers, *models, model]:
+        for weight in weights_of(layer):
+            found.setdefault(id(weight.variable), weight)
+    return list(found.values())
+
+
+def prunable_weights(model: keras.layers.Layer) -> list[PrunableWeight]:
+    """The weights of a model that have masks.
+
+    Args:
+        model: `keras.Model` or layer.
+
+    Returns:
+        List of `PrunableWeight`, each variable once.
+    """
+    return [
+        weight
+        for layer in prunable_layers(model)
+        for weight in weights_of(layer)
+    ]
+
+
+def masks_of(model: keras.layers.Layer) -> dict[int, keras.Variable]:
+    """The masks of a model, those of biases too.
+
+    Args:
+        model: `keras.Model` or layer.
+
+    Returns:
+        Dict from the id of a variable to its mask.
+    """
+    return {
+        id(variable): layer.masks[name]
+        for layer in prunable_layers(model)
+        for name, variable in layer.maskable.items()
+    }
+
+
+def count_zeros(of: Iterable[PrunableWeight]) -> tuple[int, int]:
+    """Counts weights and the zeros among them.
+
+    Args:
+        of: Iterable of `PrunableWeight`.
+
+    Returns:
+        Tuple of two integers: all weights, and those of which 0 counts.
+    """
+    return weights.count_zeros(weight.masked() for weight in of)
+
+
+def sparsity(model: keras.Model) -> float:
+    """The fraction of zeros over the kernels of all layers of a model.
+
+    What counts is weight times mask. Layers that are not wrapped count as
+    well, so it is the same number in the logs of `fit`, in `kprune.report`, in
+    `kprune.cost` and, where no channels went, for the model that
+    `kprune.strip` returns. That of the weights with masks alone is
+    `kprune.report(model).prunable_sparsity`.
+
+    Args:
+        model: `keras.Model`.
+
+    Returns:
+        Float in `[0, 1]`; 0.0 where there are no kernels.
+
+    Raises:
+        ValueError: If `model` is no Keras model.
+
+    Example:
+
+    >>> model = keras.Sequential([
+    ...     keras.Input((16,)), kprune.PrunableDense(8), keras.layers.Dense(8)])
+    >>> kprune.sparsity(kprune.prune(model, 0.75))
+    0.5
+    """
+    check_model(model, "count zeros in", kind=keras.layers.Layer)
+    size, zeros = count_zeros(all_weights(model))
+    return zeros / size if size else 0.0
+
+
+def masked_share(model: keras.Model) -> float:
+    """The fraction of the prunable weights of a model that are masked.
+
+    Unlike `sparsity` without weights that just happen to be 0.
+
+    Args:
+        model: `keras.Model` with prunable layers.
+
+    Returns:
+        Float in `[0, 1]`.
+    """
+    kept = [weights.to_numpy(w.mask) for w in prunable_weights(model)]
+    size = sum(mask.size for mask in kept)
+    return 1 - sum(int(np.count_nonzero(mask)) for mask in kept) / size
+
+
+def owners(model: keras.Model) -> dict[int, list[str]]:
     """Which layers of a model's graph, at any depth, own each variable.
 
     Args:
@@ -58,7 +351,7 @@ def owners(model) -> dict[int, list[str]]:
         Dict from the id of a variable to the names of the layers that are
         called and have it, each layer once.
     """
-    found = {}
+    found: dict[int, list[str]] = {}
     seen = set()
 
     def visit(graph):
@@ -70,8 +363,7 @@ def owners(model) -> dict[int, list[str]]:
             if keras_internals.has_graph(operation):
                 visit(operation)
             elif isinstance(operation, keras.layers.Layer):
-                if isinstance(operation, PrunableLayer):
-                    operation = operation.layer
+                operation = unwrapped(operation)
                 for variable in operation.weights:
                     found.setdefault(id(variable), []).append(operation.name)
 
@@ -79,7 +371,7 @@ def owners(model) -> dict[int, list[str]]:
     return found
 
 
-def check_wrappers(model) -> None:
+def check_wrappers(model: keras.layers.Layer) -> None:
     """Raises where masks would count in one place and not in another.
 
     Args:
@@ -89,7 +381,7 @@ def check_wrappers(model) -> None:
         ValueError: If a layer is in two wrappers, or in one and used without
             it, or a wrapper is in a layer of Keras, which opens none.
     """
-    wrappers = {}
+    wrappers: dict[int, PrunableLayer] = {}
     for wrapper in prunable_layers(model):
         other = wrappers.setdefault(id(wrapper.layer), wrapper)
         if other is not wrapper:
@@ -117,3 +409,49 @@ def check_wrappers(model) -> None:
                 "which cannot be opened again. Wrap the outer layer instead: "
                 f"`kprune.PrunableLayer(keras.layers.{kind}(...))`."
             )
+
+
+def _axes(owner, variable) -> tuple[tuple[int, ...], tuple[int, ...], int]:
+    """The axes of inputs and of outputs, and the parts, of a kernel.
+
+    Args:
+        owner: The Keras layer that made the variable.
+        variable: `keras.Variable` of rank 2 or more.
+    """
+    rank = len(variable.shape)
+    last, before = rank - 1, rank - 2
+    if isinstance(owner, weights.TRANSPOSED):
+        return (last,), (before,), 1
+    if isinstance(owner, _DEPTHWISE) or variable.name == "depthwise_kernel":
+        return (), (before, last), 1
+    if isinstance(owner, keras.layers.EinsumDense):
+        return *_einsum_axes(owner.equation), 1
+    parts = 1
+    for other in owner.weights:
+        # Units by the gates of all units.
+        if other.name == "recurrent_kernel":
+            parts = other.shape[-1] // other.shape[-2]
+    return (before,), (last,), parts
+
+
+def _einsum_axes(equation) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The axes of the kernel that an equation sums over, and that it makes."""
+    arguments, output = equation.replace(" ", "").split("->")
+    read, kernel = arguments.replace("...", "").split(",")
+    ins = [a for a, label in enumerate(kernel) if label not in output]
+    outs = [a for a, label in enumerate(kernel) if label not in read]
+    # A kernel without one of the two is used for each of the others.
+    return tuple(ins), tuple(outs) or tuple(
+        a for a in range(len(kernel)) if a not in ins
+    )
+
+
+def _bias(owner, variable, out_axes):
+    """The bias that is added to the outputs of a kernel, or `None`."""
+    outputs = tuple(variable.shape[axis] for axis in out_axes)
+    makes_outputs = variable.name != "depthwise_kernel"
+    for bias in weights.biases(owner).values() if makes_outputs else ():
+        # A GRU has two rows, for its input and for its state.
+        if tuple(bias.shape[-len(outputs) :]) == outputs:
+            return bias
+    return None

@@ -1,7 +1,8 @@
 """`prune`: the only place where the nouns meet."""
 
+import dataclasses
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import keras
 import numpy as np
@@ -13,39 +14,70 @@ from kprune import (
     keras_internals,
     masks,
     schedules,
+    shortfall,
+    weights,
 )
-from kprune.prunable import check_wrappers, prunable_layers, prunable_weights
+from kprune.allocations import Allocation
+from kprune.criteria import Criterion
+from kprune.granularities import Granularity
+from kprune.layers import PrunableLayer
+from kprune.observing import requests
+from kprune.prunable import (
+    PrunableWeight,
+    prunable_layers,
+    trainable_layers,
+    weights_of,
+)
 from kprune.ranking import removed_count
+from kprune.scoring import LazyScores, Scorer
 from kprune.structure import groups
-from kprune.structure.graph import channel_graph, readable_or_none
-from kprune.weights import filters_last, masked_value, to_numpy
+from kprune.structure.graph import (
+    ChannelGraph,
+    channel_graph,
+    readable_or_none,
+)
+
+# From (id of a variable, axis) to a boolean array: which slices stay.
+Slices = dict[tuple[int, int], np.ndarray]
 
 
 def prune(
     model: keras.Model,
     sparsity: float,
     *,
-    criterion="magnitude",
-    granularity=None,
-    allocation="uniform",
+    criterion: Criterion | str = "magnitude",
+    granularity: Granularity | str | None = None,
+    allocation: Allocation | str = "uniform",
+    pad_layer_norm: bool = False,
 ) -> keras.Model:
     """Recomputes all masks of a model once, in place.
 
-    This is what `kprune.PruningScheduler` calls at each update, and what a
-    training loop of your own calls. The masks are computed from the stored
-    weights; a masked weight keeps its stored value and can come back at the
-    next call, until `layer.apply_masks()` or the scheduler's freeze zeroes
-    it for good.
+    The masks are computed from the stored weights; a masked weight keeps its
+    stored value and can come back at the next call, until
+    `layer.apply_masks()` or the freeze of a schedule zeroes it for good. For
+    masks that grow while a model trains there are `kprune.PruningScheduler`
+    and, in a training loop of your own, `kprune.Pruner`.
 
     Args:
         model: A model with prunable layers. Layers with `trainable=False` are
             left alone.
-        sparsity: Float in `[0, 1)`. The fraction of zeros.
+        sparsity: Float in `[0, 1)`. The fraction of zeros asked of each
+            kernel; with `granularity="filter"` the fraction of its filters
+            that go. Where all layers lose half of their filters a quarter of
+            the weights between them stays.
         criterion: Which weights matter; see `kprune.criteria.get`.
         granularity: In what shape weights go, for all layers; see
             `kprune.granularities.get`. `None` leaves it to each layer.
         allocation: How the sparsity is shared out; see
             `kprune.allocations.get`.
+        pad_layer_norm: Boolean. Whether to cut the channels that a
+            LayerNormalization normalizes over as well: the residual width of
+            a transformer or a ConvNeXt. No smaller LayerNormalization gives
+            equal outputs, since its mean would be over fewer channels. So in
+            the stripped model each becomes a small nested model of the same
+            name, which pads what is left with zeros to the old width,
+            normalizes, and slices. That costs time at each of them, and their
+            weights keep their length.
 
     Returns:
         The model.
@@ -65,7 +97,14 @@ def prune(
 
     - [Zhu & Gupta, 2017](https://arxiv.org/abs/1710.01878)
     """
-    MaskUpdater(criterion, granularity, allocation).update(model, sparsity)
+    updater = MaskUpdater(
+        criterion, granularity, allocation, pad_layer_norm=pad_layer_norm
+    )
+    layers = trainable_layers(model)
+    before = shortfall.masked(layers)
+    updater.update(model, sparsity)
+    shortfall.warn_if_nothing_went(layers, sparsity, granularity)
+    shortfall.warn_if_some_came_back(before)
     return model
 
 
@@ -76,25 +115,45 @@ class MaskUpdater:
         criterion: As `prune` takes it.
         granularity: As `prune` takes it.
         allocation: As `prune` takes it.
+        pad_layer_norm: As `prune` takes it.
     """
 
     def __init__(
-        self, criterion="magnitude", granularity=None, allocation="uniform"
+        self,
+        criterion: Criterion | str = "magnitude",
+        granularity: Granularity | str | None = None,
+        allocation: Allocation | str = "uniform",
+        *,
+        pad_layer_norm: bool = False,
     ):
+        if not isinstance(pad_layer_norm, bool):
+            raise ValueError(
+                "`pad_layer_norm` must be True or False. "
+                f"Received: pad_layer_norm={pad_layer_norm!r}"
+            )
         self._criterion = criteria.get(criterion)
         self._granularity = (
             None if granularity is None else granularities.get(granularity)
         )
-        self._allocation = allocations.get(allocation, self._criterion)
-        self._graph = None
-        self._of = None
+        self._allocation = allocations.get(allocation)
+        self._pad_layer_norm = pad_layer_norm
+        # What is not known is refused before any training.
+        requests.names(self._criterion, "criterion")
+        requests.names(self._allocation, "allocation")
+        if self._granularity is not None:
+            requests.names(self._granularity, "granularity")
+        self._graph: ChannelGraph | None = None
+        self._of: keras.Model | None = None
 
-    def update(self, model: keras.Model, sparsity: float) -> None:
+    def update(
+        self, model: keras.Model, sparsity: float, progress: float = 1.0
+    ) -> None:
         """Recomputes all masks once.
 
         Args:
             model: A model with prunable layers.
             sparsity: Float in `[0, 1)`.
+            progress: Float in `[0, 1]`, for members that ask for it.
         """
         sparsity = schedules.validate_sparsity(sparsity)
         layers = trainable_layers(model)
@@ -104,198 +163,275 @@ class MaskUpdater:
                 "to mask. Start it with `keras.Input(shape)`, or call it on "
                 "data first."
             )
-        shares = self._share_out(layers, sparsity)
-        filters = {
-            id(layer.layer): (share, granularity)
-            for layer, share in zip(layers, shares)
-            if isinstance(
-                granularity := self._granularity_of(layer),
-                granularities.Filter,
-            )
-        }
-        graph = None
-        if filters:
-            pads = any(f.pad_layer_norm for _, f in filters.values())
-            graph = self._read_graph(model, pads)
-        if graph is not None and len(filters) == len(layers):
-            _check_any_free(model, graph, layers)
-        slices = self._choose_slices(graph, layers, filters) if graph else {}
+        kernels = [weights_of(layer) for layer in layers]
+        scorer = Scorer(self._criterion, _places(model), progress)
+        shares = self._share_out(layers, kernels, sparsity, scorer)
+        wishes = [
+            _Wish(layer, of_layer, share, self._granularity_of(layer))
+            for layer, of_layer, share in zip(layers, kernels, shares)
+        ]
+        by_groups = [wish for wish in wishes if wish.goes_by_groups]
+        graph = self._read_graph(model) if by_groups else None
+        slices: Slices = {}
+        if graph is not None:
+            if len(by_groups) == len(wishes):
+                _check_any_free(model, graph, layers)
+            slices = _choose_slices(graph, wishes, scorer)
         updated = []
-        for layer, share in zip(layers, shares):
-            masked_by_units = (
+        for wish in wishes:
+            in_groups = (
                 graph is not None
-                and id(layer.layer) in filters
-                and graph.has_layer(layer.layer)
+                and wish.goes_by_groups
+                and graph.has_layer(wish.layer.layer)
             )
-            updated.append(
-                self._masks_of(
-                    layer, None if masked_by_units else share, slices
-                )
-            )
+            updated.append(_masks_of(wish, slices, scorer, in_groups))
         # All or none: what fails above leaves the masks as they were.
         for layer, of_layer in zip(layers, updated):
             for name, mask in of_layer.items():
                 layer.masks[name].assign(mask)
 
-    def _granularity_of(self, layer):
+    def _granularity_of(self, layer) -> Granularity:
         if self._granularity is not None:
             return self._granularity
         return granularities.get(layer.granularity)
 
-    def _share_out(self, layers, sparsity) -> list[float]:
-        shares = self._allocation(layers, sparsity)
-        shares = list(shares) if isinstance(shares, Iterable) else shares
-        if not isinstance(shares, list) or len(shares) != len(layers):
+    def _share_out(self, layers, kernels, sparsity, scorer) -> list[float]:
+        def score(weight):
+            return scorer.scores(weight, sparsity)
+
+        shares = requests.answer(
+            self._allocation,
+            "allocation",
+            layers,
+            sparsity,
+            offers={
+                "progress": lambda: scorer.progress,
+                "scores": lambda: LazyScores(kernels, score),
+            },
+        )
+        is_list = isinstance(shares, Iterable) and not isinstance(
+            shares, (Mapping, str)
+        )
+        found = list(shares) if is_list else shares
+        if not isinstance(found, list) or len(found) != len(layers):
             raise ValueError(
                 f"The allocation must return {len(layers)} sparsities, one "
                 "for each of the layers "
-                f"{[layer.name for layer in layers]}. Received: {shares}"
+                f"{[layer.name for layer in layers]}, in a list. "
+                f"Received: {found!r} (of type {type(shares).__name__})"
             )
         return [
             schedules.validate_sparsity(share, f"sparsity of '{layer.name}'")
-            for layer, share in zip(layers, shares)
+            for layer, share in zip(layers, found)
         ]
 
-    def _read_graph(self, model, pad_layer_norm):
+    def _read_graph(self, model) -> ChannelGraph | None:
         """The model's graph, `None` where it has none that can be read."""
         # A model that grew (Sequential.add) has another graph.
-        of = keras_internals.graph_of(model) or model, pad_layer_norm
-        if of != self._of:
+        of = keras_internals.graph_of(model) or model
+        if of is not self._of:
             self._of = of
             graph = readable_or_none(model)
             self._graph = None
             if graph is not None:
                 self._graph = channel_graph(
-                    graph, pad_layer_norm=pad_layer_norm
+                    graph, pad_layer_norm=self._pad_layer_norm
                 )
         return self._graph
 
-    def _choose_slices(self, graph, layers, filters) -> dict:
-        """Which slices of the layers' variables stay.
 
-        Returns:
-            Dict from `(id of variable, axis)` to a boolean array.
-        """
-        read = {
-            id(kernel): functools.partial(self._scores, layer, name)
-            for layer in layers
-            for name, kernel in layer.kernels.items()
+@dataclasses.dataclass(frozen=True)
+class _Wish:
+    """What is asked of one layer.
+
+    Args:
+        layer: The prunable layer.
+        kernels: List of its `PrunableWeight`s.
+        sparsity: Float.
+        granularity: A granularity.
+    """
+
+    layer: PrunableLayer
+    kernels: list[PrunableWeight]
+    sparsity: float
+    granularity: Granularity
+
+    @property
+    def goes_by_groups(self) -> bool:
+        """Boolean. Whether whole groups go where there is a graph."""
+        return bool(getattr(self.granularity, "whole_groups", False))
+
+
+def _places(model) -> dict[int, tuple[int, int]]:
+    """Where in the model each kernel is, by the id of its variable."""
+    return {
+        id(variable): (place, index)
+        for place, layer in enumerate(prunable_layers(model))
+        for index, variable in enumerate(layer.kernels.values())
+    }
+
+
+def _choose_slices(graph, wishes, scorer) -> Slices:
+    """Which slices of the layers' variables stay.
+
+    Args:
+        graph: The `ChannelGraph`.
+        wishes: List of `_Wish`, of all layers: the kernels of those that do
+            not lose groups count in the scores of groups as well.
+        scorer: The `Scorer`.
+    """
+    members, gone, producers = {}, {}, []
+    makers = {
+        id(wish.layer.layer): wish for wish in wishes if wish.goes_by_groups
+    }
+    for wish in wishes:
+        pool = getattr(wish.granularity, "pool", granularities.mean_square)
+        for weight in wish.kernels:
+            members[id(weight.variable)] = groups.Member(
+                functools.partial(scorer.scores, weight, wish.sparsity), pool
+            )
+            dead = weight.gone()
+            gone[id(weight.variable)] = None if dead is None else ~dead
+    for binding in graph.bindings:
+        maker = makers.get(id(binding.layer))
+        if binding.role == "out" and maker is not None:
+            producers.append(
+                groups.Producer(
+                    binding.slots, maker.sparsity, maker.granularity
+                )
+            )
+
+    def mask_now():
+        kept = {
+            id(weight.variable): weights.to_numpy(weight.mask)
+            for wish in wishes
+            for weight in wish.kernels
         }
-        producers = [
-            (binding.slots, *filters[id(binding.layer)])
-            for binding in graph.bindings
-            if binding.role == "out" and id(binding.layer) in filters
+        return groups.left(graph, kept)
+
+    def call(granularity, row, sparsity, of_group):
+        offers = {
+            "generator": lambda: np.random.default_rng(of_group),
+            "mask": lambda: mask_now()[of_group][None],
+            "progress": lambda: scorer.progress,
+            "score": lambda: None,
+        }
+        return _ask(granularity, row, sparsity, offers, "a class of groups")
+
+    keep = groups.choose(
+        graph,
+        groups.pool(graph, members),
+        ~groups.left(graph, gone),
+        producers,
+        call,
+    )
+    masked = {id(wish.layer.layer) for wish in wishes}
+    return {
+        (id(binding.variable), binding.axis): keep[
+            graph.groups.of_slot[binding.slots]
         ]
-        scores, gone = groups.pool(graph, read)
-        keep = groups.choose(graph.units, scores, gone, producers)
-        masked = {id(layer.layer) for layer in layers}
-        return {
-            (id(binding.variable), binding.axis): keep[
-                graph.units.of_slot[binding.slots]
-            ]
-            for binding in graph.bindings
-            if id(binding.layer) in masked
-        }
+        for binding in graph.bindings
+        if id(binding.layer) in masked
+    }
 
-    def _masks_of(self, layer, share, slices) -> dict:
-        """Computes the masks of one layer.
 
-        Args:
-            layer: The prunable layer.
-            share: Its sparsity, `None` if only whole units go.
-            slices: As `_choose_slices` returns it.
+def _masks_of(wish, slices, scorer, in_groups) -> dict[str, np.ndarray]:
+    """Computes the masks of one layer.
 
-        Returns:
-            Dict from the name of each weight to its mask, a boolean array.
-        """
-        granularity = self._granularity_of(layer)
-        kernels = layer.kernels
-        found = {}
-        for name, variable in layer.maskable.items():
-            mask = masks.slice_mask(variable, slices)
-            if name in kernels and share is not None:
-                mask = self._mask_of(layer, name, share, mask)
-            if mask is None:
-                mask = np.broadcast_to(True, tuple(variable.shape))
-            found[name] = mask
-        if share is not None and isinstance(granularity, granularities.Filter):
-            found.update(masks.of_biases(layer, found, kernels))
-        # The bias of a filter that is gone for good stays away, whatever the
-        # granularity is now.
-        gone = {
-            name: ~dead
-            for name in kernels
-            if (dead := layer.pruned_for_good(name)) is not None
-        }
-        for name, kept in masks.of_biases(
-            layer, {**found, **gone}, gone
-        ).items():
-            found[name] = found[name] & (kept | to_numpy(layer.masks[name]))
-        return found
+    Args:
+        wish: The `_Wish`.
+        slices: As `_choose_slices` returns it.
+        scorer: The `Scorer`.
+        in_groups: Boolean. Whether nothing goes but whole groups.
 
-    def _mask_of(self, layer, name, share, mask) -> np.ndarray:
-        """Computes the mask of one kernel.
+    Returns:
+        Dict from the name of each weight to its mask, a boolean array.
+    """
+    kernels = {weight.name: weight for weight in wish.kernels}
+    found = {}
+    for name, variable in wish.layer.maskable.items():
+        mask = masks.slice_mask(variable, slices)
+        if name in kernels and not in_groups:
+            mask = _mask_of(kernels[name], wish, mask, scorer)
+        if mask is None:
+            mask = np.broadcast_to(True, tuple(variable.shape))
+        found[name] = mask
+    # The bias of a filter that is gone for good stays away, whatever the
+    # granularity is now.
+    gone = {
+        name: ~dead
+        for name, weight in kernels.items()
+        if (dead := weight.gone()) is not None
+    }
+    goes_whole = wish.goes_by_groups and not in_groups
+    for name, bias in weights.biases(wish.layer.layer).items():
+        of_bias = [weight for weight in wish.kernels if weight.bias is bias]
+        if not of_bias:
+            continue
+        if goes_whole:
+            found[name] = masks.of_bias(bias, of_bias, found)
+        if gone:
+            kept = masks.of_bias(bias, of_bias, gone)
+            now = weights.to_numpy(wish.layer.masks[name])
+            found[name] = found[name] & (kept | now)
+    return found
 
-        Args:
-            layer: The prunable layer.
-            name: The name of the kernel.
-            share: Its sparsity.
-            mask: What whole units leave of it, `None` if they leave all.
 
-        Returns:
-            Boolean array of the kernel's shape.
-        """
-        granularity = self._granularity_of(layer)
-        value = to_numpy(layer.kernels[name])
-        dead = layer.pruned_for_good(name)
-        staying = masks.both(mask, None if dead is None else ~dead)
-        if (
-            type(granularity) is granularities.Unstructured
-            and self._criterion is criteria.magnitude
-            and staying is None
-            # Where nothing goes no score is looked at, nor found to be nan.
-            and removed_count(value.size, share)
-        ):
-            # The usual case: no array of all scores, which takes longer to
-            # fill than to rank.
-            score = functools.partial(self._finite_scores, layer, name)
-            return granularity(value, share, score)
-        scores = self._finite_scores(layer, name, value)
-        if staying is not None:
-            scores = masks.lowered(scores, staying)
-        if isinstance(granularity, (granularities.Filter, granularities.NM)):
-            mask = granularity(filters_last(layer.layer, scores), share)
-            mask = filters_last(layer.layer, mask)
-        else:
-            mask = np.asarray(granularity(scores, share))
-        masks.check_mask(mask, granularity, layer, name)
-        return masks.both(mask, staying)
+def _mask_of(weight, wish, mask, scorer) -> np.ndarray:
+    """Computes the mask of one kernel.
 
-    def _scores(self, layer, name):
-        """A kernel's scores, and which of its weights are gone for good."""
-        value = to_numpy(layer.kernels[name])
-        dead = layer.pruned_for_good(name)
-        return self._finite_scores(layer, name, value), dead
+    Args:
+        weight: The `PrunableWeight`.
+        wish: The `_Wish` of its layer.
+        mask: What whole groups leave of it, `None` if they leave all.
+        scorer: The `Scorer`.
 
-    def _finite_scores(self, layer, name, value):
-        """The scores of a kernel, or of some of its weights."""
-        scores = np.asarray(self._criterion(value))
-        if scores.shape != value.shape:
-            raise ValueError(
-                f"The criterion {self._criterion!r} must return scores of the "
-                f"kernel's shape {value.shape} for '{name}' of layer "
-                f"'{layer.name}'. Received: scores of shape {scores.shape}"
-            )
-        if scores.dtype.kind in "biu":
-            scores = scores.astype(np.float64)
-        if not (np.isfinite(scores.max()) and np.isfinite(scores.min())):
-            raise ValueError(
-                f"The weights '{name}' of layer '{layer.name}' have a score "
-                "that is nan or infinite, so they cannot be ranked. Has the "
-                "training diverged? Lower the learning rate, or add "
-                "`keras.callbacks.TerminateOnNaN()`."
-            )
-        return scores
+    Returns:
+        Boolean array of the kernel's shape.
+    """
+    share = wish.sparsity
+    dead = weight.gone()
+    staying = masks.both(mask, None if dead is None else ~dead)
+    if "score" not in requests.names(wish.granularity, "granularity"):
+        scores = _lowered(scorer.scores(weight, share), staying)
+        offers = scorer.offers(weight, share)
+        now = offers["mask"]
+        offers["mask"] = lambda: weight.outputs_last(now())
+        turned = weight.outputs_last(scores)
+        mask = _ask(wish.granularity, turned, share, offers, weight)
+        chosen = weight.back(mask)
+    elif (
+        scorer.is_elementwise
+        and staying is None
+        # Where nothing goes no score is looked at, nor found to be nan.
+        and removed_count(weight.size, share)
+    ):
+        # The usual case: no array of all scores, which takes longer to fill
+        # than to rank.
+        score = functools.partial(scorer.of_values, weight, share)
+        offers = {**scorer.offers(weight, share), "score": lambda: score}
+        chosen = _ask(wish.granularity, weight.value(), share, offers, weight)
+    else:
+        # Of equal scores the one with the lower index in the kernel stays.
+        scores = _lowered(scorer.scores(weight, share), staying)
+        offers = {**scorer.offers(weight, share), "score": lambda: None}
+        chosen = _ask(wish.granularity, scores, share, offers, weight)
+    return chosen if staying is None else chosen & staying
+
+
+def _lowered(scores, staying) -> np.ndarray:
+    return scores if staying is None else masks.lowered(scores, staying)
+
+
+def _ask(granularity, scores, sparsity, offers, of) -> np.ndarray:
+    """Calls a granularity, and checks what it returns."""
+    mask = np.asarray(
+        requests.answer(
+            granularity, "granularity", scores, sparsity, offers=offers
+        )
+    )
+    masks.check(mask, granularity, of, scores.shape)
+    return mask
 
 
 def _check_any_free(model, graph, layers) -> None:
@@ -312,95 +448,3 @@ def _check_any_free(model, graph, layers) -> None:
         f"{'; '.join(reasons)}. Prune single weights instead, with "
         "`granularity='unstructured'`, or wrap more layers."
     )
-
-
-def _check_is_model(model) -> None:
-    if not isinstance(model, keras.layers.Layer):
-        raise ValueError(
-            "Expected a `keras.Model`. "
-            f"Received: {model!r} (of type {type(model).__name__})"
-        )
-
-
-def trainable_layers(model: keras.Model) -> list:
-    """The prunable layers of a model that are not frozen.
-
-    Args:
-        model: `keras.Model`.
-
-    Returns:
-        List of `PrunableLayer`, at least one.
-
-    Raises:
-        ValueError: If there is none, with the line to write; or if its own
-            layer is used without it too.
-    """
-    _check_is_model(model)
-    check_wrappers(model)
-    layers = prunable_layers(model)
-    if not layers:
-        raise ValueError(
-            f"Model '{model.name}' has no prunable layers, so no mask can "
-            "grow. Make a model that has them, and compile that one:\n\n"
-            "    model = kprune.make_prunable(model)\n\n"
-            "or wrap layers as you build it: "
-            "`kprune.PrunableDense(keras.layers.Dense(64))`."
-        )
-    trainable = [
-        layer for layer in layers if layer.trainable and layer.layer.trainable
-    ]
-    if not trainable:
-        raise ValueError(
-            f"All prunable layers of model '{model.name}' are frozen "
-            "(`trainable=False`), and frozen layers are not pruned. Set "
-            "`layer.trainable = True` where weights are to go."
-        )
-    return trainable
-
-
-def sparsity(model: keras.Model) -> float:
-    """The fraction of zeros over the prunable weights of a model.
-
-    What counts is weight times mask. In a model with prunable layers the
-    prunable weights are their kernels; in a plain one, such as `strip`
-    returns, the kernels of all layers.
-
-    Args:
-        model: `keras.Model`.
-
-    Returns:
-        Float in `[0, 1]`; 0.0 where there are no prunable weights.
-
-    Raises:
-        ValueError: If `model` is no Keras model.
-
-    Example:
-
-    >>> model = keras.Sequential([
-    ...     keras.Input((16,)), kprune.PrunableDense(8)])
-    >>> kprune.sparsity(model)
-    0.0
-    """
-    _check_is_model(model)
-    zeros = size = 0
-    for kernel, mask in prunable_weights(model):
-        value = masked_value(kernel, mask)
-        zeros += value.size - np.count_nonzero(value)
-        size += value.size
-    return float(zeros / size) if size else 0.0
-
-
-def masked_share(model: keras.Model) -> float:
-    """The fraction of the prunable weights of a model that are masked.
-
-    Unlike `sparsity` without weights that just happen to be 0.
-
-    Args:
-        model: `keras.Model` with prunable layers.
-
-    Returns:
-        Float in `[0, 1]`.
-    """
-    kept = [to_numpy(mask) for _, mask in prunable_weights(model)]
-    size = sum(mask.size for mask in kept)
-    return 1 - sum(np.count_nonzero(mask) for mask in kept) / size

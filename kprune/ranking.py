@@ -147,16 +147,16 @@ def _keep_by_bracket(flat: np.ndarray, removed: int, score) -> np.ndarray:
     low = sample[max(int((share - margin) * size), 0)]
     high = sample[min(int((share + margin) * size) + 1, size - 1)]
     mask = np.empty(flat.shape, bool)
-    bracket = []
+    found = []
     for start in range(0, flat.size, _CHUNK):
         chunk = score(flat[start : start + _CHUNK])
         above = np.greater(chunk, high, out=mask[start : start + _CHUNK])
         inside = np.greater(chunk >= low, above)
-        bracket.append(np.flatnonzero(inside) + start)
-    bracket = np.concatenate(bracket)
+        found.append(np.flatnonzero(inside) + start)
+    bracket = np.concatenate(found)
     kept = flat.size - removed - np.count_nonzero(mask)
     if not 0 < kept < bracket.size:
         return _keep_by_partition(score(flat), removed)
-    ranked = _keep_by_partition(score(flat[bracket]), bracket.size - kept)
+    ranked = _keep_by_partition(score(flat[bracket]), int(bracket.size - kept))
     mask[bracket[ranked]] = True
     return mask

@@ -4,7 +4,8 @@ A schedule is any callable that maps the training progress, a float in
 `[0, 1]`, to a sparsity, a float in `[0, 1)`. The built-in ones are frozen
 dataclasses. Masks are frozen from the first update at which the progress has
 reached the attribute `end` of the schedule (1.0 for a callable without one):
-what remains of the training fine-tunes the weights that are left.
+what remains of the training fine-tunes the weights that are left. A schedule
+that is above 0 at progress 0 is heard before the first step.
 """
 
 import dataclasses
@@ -47,22 +48,37 @@ def validate_sparsity(value, name: str = "sparsity") -> float:
     return float(value)
 
 
-def _validate_progress(name: str, value) -> None:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+def validate_progress(value, name: str = "progress") -> float:
+    """Returns `value` as a float, or raises when it is not a progress.
+
+    Args:
+        value: The number to check.
+        name: String. The argument's name, for the message.
+
+    Returns:
+        Float in `[0, 1]`.
+
+    Raises:
+        ValueError: If `value` is no real number, is nan, or is outside
+            `[0, 1]`.
+
+    Example:
+
+    >>> kprune.schedules.validate_progress(1)
+    1.0
+    """
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not is_number or not 0 <= value <= 1:
         raise ValueError(
             f"`{name}` must be a fraction of the training in [0, 1]. "
             f"Received: {name}={value!r}"
         )
-    if not 0 <= value <= 1:
-        raise ValueError(
-            f"`{name}` must be a fraction of the training in [0, 1]. "
-            f"Received: {name}={value!r}"
-        )
+    return float(value)
 
 
 def _validate_window(begin, end) -> None:
-    _validate_progress("begin", begin)
-    _validate_progress("end", end)
+    validate_progress(begin, "begin")
+    validate_progress(end, "end")
     if begin > end:
         raise ValueError(
             "`begin` must not be later than `end`. "
@@ -118,7 +134,7 @@ class OneShot:
 
     def __post_init__(self):
         validate_sparsity(self.sparsity)
-        _validate_progress("at", self.at)
+        validate_progress(self.at, "at")
 
     @property
     def end(self) -> float:
@@ -299,7 +315,7 @@ def join(schedules: Sequence, boundaries: Sequence[float]) -> Schedule:
     schedules = tuple(get(schedule) for schedule in schedules)
     boundaries = tuple(boundaries)
     for boundary in boundaries:
-        _validate_progress("boundaries", boundary)
+        validate_progress(boundary, "boundaries")
     rising = all(a < b for a, b in zip(boundaries, boundaries[1:]))
     if len(schedules) < 2 or len(boundaries) != len(schedules) - 1:
         raise ValueError(
@@ -367,7 +383,13 @@ def get(identifier) -> Schedule:
     if isinstance(identifier, numbers.Real):
         sparsity = validate_sparsity(identifier, "schedule")
         return Polynomial(final_sparsity=sparsity)
-    if callable(identifier) and not isinstance(identifier, type):
+    if isinstance(identifier, type):
+        name = identifier.__name__
+        raise ValueError(
+            "Unknown schedule. Expected a callable from progress to sparsity. "
+            f"Received: the class {name}; call it, such as `{name}(0.8)`"
+        )
+    if callable(identifier):
         return identifier
     raise ValueError(
         "Unknown schedule. Expected a sparsity in [0, 1), a callable from "

@@ -2,10 +2,15 @@
 
 import keras
 
-from kprune.prunable import check_wrappers, prunable_layers
-from kprune.structure import subclassing
+from kprune.prunable import (
+    check_wrappers,
+    masks_of,
+    prunable_layers,
+    unwrapped,
+)
+from kprune.structure import flattening, subclassing
 from kprune.structure.graph import readable
-from kprune.structure.rebuilding import Rebuilder, clone, unwrapped
+from kprune.structure.rebuilding import Rebuilder, clone
 from kprune.structure.removal import remove_unused
 from kprune.weights import masked_value
 
@@ -18,7 +23,8 @@ def strip(model: keras.Model, *, compact: bool = True) -> keras.Model:
 
     Args:
         model: A built model, with prunable layers. A subclassed one is
-            flattened by a symbolic call, and comes back as a functional one.
+            flattened by a symbolic call, and comes back as a functional one,
+            without the weights that its call does not use in inference.
         compact: Boolean. Whether to remove the channels that the masks leave
             unused as well, as `kprune.compact` does. Without it the shapes
             stay and pruned weights are zeros; then a subclassed model whose
@@ -32,6 +38,9 @@ def strip(model: keras.Model, *, compact: bool = True) -> keras.Model:
             a layer that is no model, or its own layer is used without it; or
             if the model is subclassed, its call cannot be traced, and
             `compact` is true.
+
+    Warns:
+        UserWarning: If weights are left out, with their names.
 
     Example:
 
@@ -58,6 +67,7 @@ def strip(model: keras.Model, *, compact: bool = True) -> keras.Model:
                 "compact=False)` needs no graph."
             ) from error
         return subclassing.unwrap(model, _value_under_mask(model))
+    flattening.warn_of_unused(model, graph)
     if compact:
         return _checked(remove_unused(graph))
     rebuilder = Rebuilder(lambda layer: clone(unwrapped(layer)))
@@ -68,10 +78,7 @@ def strip(model: keras.Model, *, compact: bool = True) -> keras.Model:
 
 def _value_under_mask(model):
     """A function from a variable of the model to what counts of it."""
-    masks = {}
-    for layer in prunable_layers(model):
-        for name, variable in layer.maskable.items():
-            masks[id(variable)] = layer.masks[name]
+    masks = masks_of(model)
     return lambda variable: masked_value(variable, masks.get(id(variable)))
 
 

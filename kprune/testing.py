@@ -17,6 +17,8 @@ import numpy as np
 
 from kprune import allocations, criteria, granularities, schedules
 from kprune.layers import PrunableConv2D, PrunableDense
+from kprune.observing import requests
+from kprune.prunable import weights_of
 
 # Kernels of Dense and Conv2D layers; odd sizes, and axes of length 1.
 _DENSE = ((16, 8), (7, 5), (1, 6), (6, 1), (1, 1))
@@ -52,8 +54,8 @@ def check_criterion(criterion, *, shapes: Sequence[tuple] = SHAPES) -> None:
     for filling, kernel in _arrays(shapes):
         given = kernel.copy()
         with np.errstate(all="ignore"):  # the message below says it all
-            scores = np.array(criterion(given))
-            again = np.array(criterion(kernel.copy()))
+            scores = np.array(_ask(criterion, "criterion", given))
+            again = np.array(_ask(criterion, "criterion", kernel.copy()))
         where = f"Criterion {criterion!r} on a kernel of {filling}"
         expect = functools.partial(_expect, where)
         changed = np.sum(given != kernel)
@@ -183,7 +185,7 @@ def check_granularity(granularity, *, shapes: Sequence[tuple] = SHAPES) -> None:
 
 def _check_mask(granularity, scores, sparsity, expect) -> np.ndarray:
     given = scores.copy()
-    mask = np.array(granularity(given, sparsity))
+    mask = np.array(_ask(granularity, "granularity", given, sparsity))
     changed = np.sum(given != scores)
     expect(not changed, "not change them", f"{changed} changed scores")
     expect(
@@ -194,7 +196,8 @@ def _check_mask(granularity, scores, sparsity, expect) -> np.ndarray:
     zeros = np.sum(~mask)
     expect(sparsity or not zeros, "keep all weights", f"{zeros} zeros")
     expect(mask.any(), "keep at least one weight", f"{zeros} zeros, all")
-    same = np.array_equal(mask, granularity(scores.copy(), sparsity))
+    again = _ask(granularity, "granularity", scores.copy(), sparsity)
+    same = np.array_equal(mask, again)
     expect(same, "return the same each time", "another mask")
     return mask
 
@@ -229,11 +232,11 @@ def check_allocation(allocation) -> None:
                 f"Allocation {allocation!r} for {len(layers)} layers at "
                 f"sparsity {sparsity}",
             )
-            shares = allocation(layers[:], sparsity)
+            shares = _ask(allocation, "allocation", layers[:], sparsity)
             is_list = isinstance(shares, Iterable)
             expect(is_list, "return a list of sparsities", f"{shares}")
             shares = list(shares)
-            again = list(allocation(layers[:], sparsity))
+            again = list(_ask(allocation, "allocation", layers[:], sparsity))
             expect(
                 len(shares) == len(layers)
                 and all(_is_real(s) and 0 <= s < 1 for s in shares),
@@ -249,6 +252,21 @@ def check_allocation(allocation) -> None:
                     "not change a layer",
                     f"other weights or masks in '{layer.name}'",
                 )
+
+
+def _ask(member, family, subject, *arguments):
+    """Calls a member with stand-ins for what it asks for."""
+    offers = {
+        "generator": lambda: np.random.default_rng(0),
+        "mask": lambda: np.ones(subject.shape, bool),
+        "progress": lambda: 0.5,
+        "score": lambda: None,
+        "scores": lambda: [
+            [np.abs(w.value()) for w in weights_of(layer)] for layer in subject
+        ],
+        "sparsity": lambda: 0.5,
+    }
+    return requests.answer(member, family, subject, *arguments, offers=offers)
 
 
 def _expect(where: str, holds, expected: str, received: str) -> None:

@@ -9,7 +9,7 @@ from kprune.keras_internals import sublayers
 # Trainable tensors of rank 2 and more that are no kernels.
 _NEVER_KERNELS = {"alpha", "beta", "bias", "gamma", "recurrent_bias", "scale"}
 _FOREIGN = (keras.layers.TFSMLayer, keras.layers.TorchModuleWrapper)
-# Their kernels have filters last but one.
+# Their kernels have outputs before inputs.
 TRANSPOSED = (
     keras.layers.Conv1DTranspose,
     keras.layers.Conv2DTranspose,
@@ -148,22 +148,6 @@ def _named(layer, wanted) -> dict:
     return dict(zip(names, chosen))
 
 
-def filters_last(layer: keras.layers.Layer, values) -> np.ndarray:
-    """A view of an array of a kernel's shape, with its filters last.
-
-    A transposed convolution has its filters last but one; the same call turns
-    them back.
-
-    Args:
-        layer: The Keras layer of the kernel.
-        values: Array of the kernel's shape.
-
-    Returns:
-        Array.
-    """
-    return values.swapaxes(-1, -2) if isinstance(layer, TRANSPOSED) else values
-
-
 def to_numpy(variable) -> np.ndarray:
     """A variable's value, copied only where the backend has to.
 
@@ -226,3 +210,19 @@ def masked_value(variable, mask) -> np.ndarray:
         return value
     mask = to_numpy(mask)
     return value if mask.all() else np.where(mask, value, value.dtype.type(0))
+
+
+def count_zeros(values) -> tuple[int, int]:
+    """Counts numbers and the zeros among them.
+
+    Args:
+        values: Iterable of arrays.
+
+    Returns:
+        Tuple of two integers.
+    """
+    size = zeros = 0
+    for value in values:
+        size += value.size
+        zeros += value.size - int(np.count_nonzero(value))
+    return size, zeros

@@ -119,31 +119,38 @@ def test_global_keeps_a_weight_in_every_kernel_of_a_layer():
 def test_global_ranks_by_the_criterion():
     layers = dense_layers([[1.0, 2.0, 3.0, 4.0]], [[5.0, 6.0, 7.0, 8.0]])
     assert allocations.get("global")(layers, 0.25) == [0.5, 0.0]
-    upside_down = allocations.get("global", lambda kernel: -kernel)
-    assert upside_down(layers, 0.25) == [0.0, 0.5]
+    scores = [[-layer.layer.get_weights()[0]] for layer in layers]
+    upside_down = allocations.Global()(layers, 0.25, scores=scores)
+    assert upside_down == [0.0, 0.5]
 
 
 def test_global_ranks_integer_scores():
     layers = dense_layers([[1.0, 2.0, 3.0, 4.0]], [[5.0, 6.0, 7.0, 8.0]])
-    by_rank = allocations.Global(lambda kernel: kernel.astype(np.int64))
-    assert by_rank(layers, 0.5) == [0.75, 0.25]
+    scores = [
+        [layer.layer.get_weights()[0].astype(np.int64)] for layer in layers
+    ]
+    shares = allocations.Global()(layers, 0.5, scores=scores)
+    assert shares == [0.75, 0.25]
 
 
 def test_global_with_random_scores():
-    criterion = kprune.criteria.Random(seed=1)
     layers = dense_layers(np.ones((20, 30)), np.ones((10, 40)))
-    allocation = allocations.get("global", criterion)
-    shares = allocation(layers, 0.5)
+    generator = np.random.default_rng(1)
+    scores = [[generator.random((20, 30))], [generator.random((10, 40))]]
+    shares = allocations.Global()(layers, 0.5, scores=scores)
     assert sum(removed(layers, shares)) == 500
     # By chance every layer loses about half; by magnitude all are equal.
     np.testing.assert_allclose(shares, 0.5, atol=0.1)
-    assert shares == allocation(layers, 0.5)
+    assert shares == allocations.Global()(layers, 0.5, scores=scores)
 
 
 def test_global_does_not_write_into_the_weights():
     layers = dense_layers([[1.0, 2.0], [3.0, 4.0]])
-    # This criterion returns the kernel's own memory.
-    allocations.Global(lambda kernel: kernel)(layers, 0.5)
+    # Scores that are the kernel's own memory.
+    scores = [[layers[0].layer.get_weights()[0]]]
+    before = scores[0][0].copy()
+    allocations.Global()(layers, 0.5, scores=scores)
+    np.testing.assert_array_equal(scores[0][0], before)
     np.testing.assert_array_equal(
         layers[0].layer.get_weights()[0], [[1.0, 2.0], [3.0, 4.0]]
     )
@@ -154,8 +161,7 @@ def test_get():
         return [sparsity] * len(layers)
 
     assert allocations.get("uniform") is allocations.uniform
-    assert allocations.get("Global") == allocations.Global(np.abs)
-    assert allocations.get("global", np.square).criterion is np.square
+    assert allocations.get("Global") == allocations.Global()
     assert allocations.get(mine) is mine
     assert allocations.get(allocations.Global()) == allocations.Global()
 

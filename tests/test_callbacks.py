@@ -122,9 +122,136 @@ def test_the_last_epoch_trains_under_the_final_mask(schedule, epochs):
     )
 
 
-def test_one_epoch_reaches_the_sparsity():
-    history = _fit(_net(), kprune.PruningScheduler(0.6), epochs=1)
+def test_one_epoch_reaches_the_sparsity_and_says_that_it_never_trained():
+    with pytest.warns(UserWarning, match="never trained.*by 0.6, to 0.6.*two"):
+        history = _fit(_net(), kprune.PruningScheduler(0.6), epochs=1)
     assert history.history["sparsity"] == pytest.approx([0.6], abs=1e-3)
+
+
+def _never_trained(recorded):
+    return [w for w in recorded if "never trained" in str(w.message)]
+
+
+@pytest.mark.parametrize("reuse", ["one scheduler", "new ones"])
+@pytest.mark.parametrize("plan", ["epochs=1", "initial_epoch"])
+def test_a_training_in_calls_of_one_epoch_says_so_once(recwarn, plan, reuse):
+    model, scheduler = _net(), kprune.PruningScheduler(0.6)
+    for epoch in range(3):
+        if reuse == "new ones":
+            scheduler = kprune.PruningScheduler(0.6)
+        if plan == "epochs=1":
+            _fit(model, scheduler, epochs=1)
+        else:
+            _fit(model, scheduler, epochs=epoch + 1, initial_epoch=epoch)
+        assert len(_never_trained(recwarn)) == 1
+
+
+def test_a_training_that_stops_at_the_freeze_says_so():
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = epoch == 1
+
+    with pytest.warns(UserWarning, match="never trained"):
+        _fit(_net(), kprune.PruningScheduler(0.6), 4, [Stop()])
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        # In one epoch of 4 steps: frozen before the third.
+        kprune.PruningScheduler(0.6, update_freq=1),
+        kprune.PruningScheduler(kprune.schedules.OneShot(0.6, at=0.0)),
+        kprune.PruningScheduler(kprune.schedules.Constant(0.6)),
+    ],
+)
+def test_masks_that_trained_within_one_epoch_are_no_news(recwarn, scheduler):
+    history = _fit(_net(), scheduler, epochs=1)
+    assert history.history["sparsity"] == pytest.approx([0.6], abs=1e-3)
+    assert not _never_trained(recwarn)
+
+
+@pytest.mark.parametrize("update_freq", ["epoch", 2])
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        (kprune.schedules.OneShot(0.6, at=0.0), [0.6, 0.6, 0.6, 0.6]),
+        (kprune.schedules.Constant(0.6, begin=0.0), [0.6, 0.6, 0.6, 0.6]),
+        (kprune.schedules.Linear(0.6, 0.2), [0.2, 0.4, 0.6, 0.6]),
+        (kprune.schedules.Linear(0.6, 0.2, end=0.0), [0.6, 0.6, 0.6, 0.6]),
+        (kprune.schedules.Linear(0.6), [0.0, 0.3, 0.6, 0.6]),
+    ],
+)
+def test_the_schedule_at_0_is_heard_before_the_first_step(
+    schedule, expected, update_freq
+):
+    seen, frozen = [], []
+    scheduler = kprune.PruningScheduler(schedule, update_freq=update_freq)
+
+    class Spy(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if batch == 0:
+                seen.append(kprune.sparsity(self.model))
+                frozen.append(scheduler.is_frozen)
+
+    _fit(_net(), scheduler, 4, [Spy()])
+    assert seen == pytest.approx(expected, abs=2e-3)
+    end = kprune.schedules.end(schedule)
+    assert frozen == [epoch / 4 >= end for epoch in range(4)]
+
+
+def test_pruned_at_initialization_the_masks_are_those_of_the_start():
+    model = _net()
+    start = _kernels(model)
+    _fit(model, kprune.PruningScheduler(kprune.schedules.OneShot(0.6, at=0)))
+    for before, mask, after in zip(
+        start, _masks(model)[::2], _kernels(model), strict=True
+    ):
+        gone = np.sort(np.abs(before), axis=None)[: int(0.6 * before.size)]
+        assert np.array_equal(mask, np.abs(before) > gone[-1])
+        assert not after[~mask].any()
+
+
+@pytest.mark.parametrize("initial_epoch", [0, 1, 3])
+def test_a_resumed_training_does_not_hear_the_schedule_at_0(initial_epoch):
+    asked = []
+
+    def schedule(progress):
+        asked.append(progress)
+        return 0.2 + 0.4 * min(2 * progress, 1)
+
+    schedule.end = 0.5
+
+    class Forget(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            asked.clear()  # The whole schedule was checked.
+
+    scheduler = kprune.PruningScheduler(schedule)
+    history = _fit(
+        _net(), scheduler, 4, [Forget()], initial_epoch=initial_epoch
+    )
+    assert (0.0 in asked) == (initial_epoch == 0)
+    assert history.history["sparsity"][-1] == pytest.approx(0.6, abs=1e-3)
+
+
+@pytest.mark.parametrize("first", ["scheduler", "once frozen"])
+def test_epochs_under_masks_of_the_start_count_for_once_frozen(first):
+    seen = []
+
+    class Seer(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            seen.append(epoch)
+
+        def on_epoch_end(self, epoch, logs=None):
+            assert seen[-1] == epoch
+            seen.append(epoch)
+
+    schedule = kprune.schedules.OneShot(0.6, at=0.0)
+    scheduler = kprune.PruningScheduler(schedule)
+    callbacks = [scheduler, kprune.OnceFrozen(Seer(), scheduler)]
+    if first == "once frozen":
+        callbacks.reverse()
+    _fit(_net(), callbacks[0], 2, callbacks[1:])
+    assert seen == [0, 0, 1, 1]
 
 
 def test_updates_at_steps():
@@ -417,6 +544,55 @@ def test_a_resumed_training_keeps_final_masks(tmp_path, allocation):
     for masks in recorder.ends:
         assert _equal(masks, _masks(model))
     assert path.exists()
+
+
+def _by_hand(model, scheduler, epochs, steps=None):
+    """Calls the hooks as a loop of one's own does; returns the sparsities."""
+    hooks = keras.callbacks.CallbackList(
+        [scheduler], model=model, epochs=epochs, steps=steps
+    )
+    sparsities = []
+    hooks.on_train_begin()
+    for epoch in range(epochs):
+        hooks.on_epoch_begin(epoch)
+        for step in range(4):
+            hooks.on_train_batch_begin(step)
+            sparsities.append(round(kprune.sparsity(model), 2))
+            hooks.on_train_batch_end(step)
+        hooks.on_epoch_end(epoch)
+    hooks.on_train_end()
+    return sparsities
+
+
+@pytest.mark.parametrize("steps", [4, None])
+@pytest.mark.parametrize("is_compiled", [True, False])
+def test_hooks_called_by_hand(is_compiled, steps):
+    model = _net()
+    if not is_compiled:
+        model = keras.models.clone_model(model)
+    schedule = kprune.schedules.Linear(0.8, end=0.5)
+    at_epochs = kprune.PruningScheduler(schedule)
+    assert (
+        _by_hand(model, at_epochs, 3, steps)
+        == [0.0] * 4 + [0.53] * 4 + [0.8] * 4
+    )
+    assert at_epochs.is_frozen
+    model = keras.models.clone_model(model)
+    at_steps = kprune.PruningScheduler(schedule, update_freq=1)
+    # 0.8 / 6 a step; steps that are not known are counted in the first epoch.
+    first = [0.0, 0.13, 0.27, 0.4] if steps else [0.0] * 4
+    later = [0.53, 0.67, *[0.8] * 6]
+    assert _by_hand(model, at_steps, 3, steps) == first + later
+    assert at_steps.is_frozen
+
+
+def test_hooks_called_by_hand_need_the_number_of_epochs():
+    model = keras.models.clone_model(_net())
+    hooks = keras.callbacks.CallbackList(
+        [kprune.PruningScheduler(0.5)], model=model
+    )
+    with pytest.raises(ValueError, match="how many epochs.*epochs=8"):
+        hooks.on_train_begin()
 
 
 def test_what_once_frozen_takes():

@@ -201,13 +201,13 @@ def test_cost_of_files(folder, capsys):
 
 def test_graph(folder, capsys):
     told = run(capsys, "graph", "dense.keras")
-    assert len(told["units"]) == 16 + 4
-    first, last = told["units"][0], told["units"][-1]
+    assert len(told["groups"]) == 16 + 4
+    first, last = told["groups"][0], told["groups"][-1]
     assert first["members"] == ["conv.kernel out 0", "logits.kernel in 0"]
     assert first["stays"] is None and "output" in last["stays"]
     assert main(["graph", "dense.keras"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("unit 0: conv.kernel out 0, logits.kernel in 0\n")
+    assert out.startswith("group 0: conv.kernel out 0, logits.kernel in 0\n")
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_force_spares_a_folder_of_other_things(folder, capsys):
     ("arguments", "words"),
     [
         (["report", "none.keras"], "There is no file 'none.keras'"),
-        (["cost", "x.npy"], "reads '.keras' and '.tflite' files"),
+        (["cost", "x.npy"], "'x.npy' is no `.keras` file"),
         (["graph", "a.tflite"], "pass the `.keras` file that it was made of"),
         (["strip", "a.tflite", "b.keras"], "pass the `.keras` file"),
         (["strip", "pruned.keras", "b.tflite"], "named '.keras'"),
@@ -380,4 +380,4 @@ def test_layers_of_a_user_are_imported(folder, monkeypatch):
     assert "has layers of your own" in _process("graph", "own.keras").stderr
     imported = _process("graph", "own.keras", "--import", "own_layers")
     assert imported.returncode == 0, imported.stderr
-    assert imported.stdout.startswith("unit 0")
+    assert imported.stdout.startswith("group 0")

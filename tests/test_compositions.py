@@ -51,6 +51,7 @@ def test_every_section_is_run(page):
         "Quantization",
         "KerasTuner",
         "Copies",
+        "Lottery",
         "TensorBoard",
     ]
 
@@ -131,6 +132,14 @@ def test_copies_are_prunable_and_train(page):
     # Folds of one unpruned epoch, as the page warns of, stay below.
     assert len(names["scores"]) == 2
     assert names["scores"].min() > 0.8
+
+
+@on_tensorflow
+def test_what_a_ticket_lost_stays_away(page):
+    run, _ = page
+    ticket = run("Lottery")["ticket"]
+    assert kprune.sparsity(ticket) == 0.875
+    assert _accuracy(ticket, page[1]) > 0.8
 
 
 @on_tensorflow

@@ -511,15 +511,16 @@ def test_numpy_integers_are_integers():
     assert Block((np.int64(2), 1)) == Block((2, 1))
 
 
-def test_an_option_that_is_no_boolean():
-    message = "`pad_layer_norm` must be True or False. Rec.*pad_layer_norm=1"
-    with pytest.raises(ValueError, match=message):
-        Filter(pad_layer_norm=1)
+def test_filters_of_files_that_padded_layer_norms_still_load():
+    old = {"multiple_of": 8, "pad_layer_norm": False}
+    assert Filter.from_config(old) == Filter(8)
+    with pytest.warns(UserWarning, match="pad_layer_norm=True"):
+        assert Filter.from_config({**old, "pad_layer_norm": True}) == Filter(8)
 
 
 @pytest.mark.parametrize(
     "granularity",
-    [Unstructured(), Filter(8, True), NM(1, 4), Block((2, 3))],
+    [Unstructured(), Filter(8), NM(1, 4), Block((2, 3))],
 )
 def test_keras_saves_and_loads_a_granularity(granularity):
     config = keras.saving.serialize_keras_object(granularity)

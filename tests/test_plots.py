@@ -1,4 +1,5 @@
 import builtins
+import math
 
 import keras
 import numpy as np
@@ -39,6 +40,28 @@ def bars(figure):
 
 def texts(axis):
     return [label.get_text() for label in axis.get_yticklabels()]
+
+
+def counts(figure):
+    """What stands at the right of the bars."""
+    (right,) = figure.axes[0].child_axes
+    return texts(right)
+
+
+def overlaps(figure, labels):
+    """Which of the texts lie over another or leave the figure, once drawn."""
+    figure.draw_without_rendering()
+    boxes = [label.get_window_extent() for label in labels]
+    whole = figure.bbox
+    return [
+        label.get_text()
+        for index, (label, box) in enumerate(zip(labels, boxes))
+        if any(box.overlaps(other) for other in boxes[index + 1 :])
+        or box.x0 < whole.x0
+        or box.x1 > whole.x1
+        or box.y0 < whole.y0
+        or box.y1 > whole.y1
+    ]
 
 
 def test_mask_draws_weight_mask_and_product(model):
@@ -118,9 +141,58 @@ def test_sparsity_draws_one_bar_per_layer_with_kernels(model):
     assert bars(figure) == [layer.sparsity for layer in rows]
     assert texts(figure.axes[0]) == ["conv", "hidden", "logits"]
     assert figure.axes[0].yaxis_inverted()
-    labels = [text.get_text() for text in figure.axes[0].texts]
-    assert labels == [f"{row.zeros:,} of {row.weights:,}" for row in rows]
+    said = [f"{row.zeros:,} of {row.weights:,}" for row in rows]
+    assert counts(figure) == said
     assert figure.axes[0].lines[0].get_xdata()[0] == report.sparsity
+
+
+def test_axes_end_where_the_quantity_ends(model):
+    kprune.prune(model, 0.97)
+    (axis,) = plots.sparsity(kprune.report(model)).axes
+    assert axis.get_xlim() == (0, 1)
+    assert axis.get_ylim() == (2.5, -0.5)  # three layers
+    assert all(0 <= tick <= 1 for tick in axis.get_xticks())
+    for layer in (model.get_layer("prunable_conv"), model.layers[-1]):
+        for name, variable in layer.maskable.items():
+            figure = plots.mask(layer, name)
+            columns = variable.shape[-1]
+            rows = math.prod(variable.shape) // columns
+            for axis in figure.axes[:3]:
+                assert axis.get_xlim() == (-0.5, columns - 0.5)
+                assert axis.get_ylim() == (rows - 0.5, -0.5)
+                ticks = [*axis.get_xticks(), *axis.get_yticks()]
+                assert all(float(tick).is_integer() for tick in ticks)
+
+
+@pytest.mark.parametrize(
+    "count, name, size",
+    [
+        (3, "block_of_a_long_name_" * 2, None),
+        (3, "block_of_a_long_name_" * 2, (8, 4)),
+        (40, "d", None),
+        (40, "d", (8, 4)),
+    ],
+)
+def test_names_and_titles_do_not_overlap(count, name, size):
+    wrapped = [
+        kprune.PrunableDense(keras.layers.Dense(4, name=f"{name}_{index}"))
+        for index in range(count)
+    ]
+    model = keras.Sequential([keras.Input((4,)), *wrapped], name=name * 2)
+    figure = size and Figure(figsize=size, layout="constrained")
+    figure = plots.sparsity(kprune.report(model), figure=figure)
+    (axis,) = figure.axes
+    (right,) = axis.child_axes
+    for labels in (
+        axis.get_yticklabels(),
+        right.get_yticklabels(),
+        axis.get_xticklabels(),
+    ):
+        assert not overlaps(figure, labels)
+    assert not overlaps(figure, figure.texts)
+    figure = plots.mask(wrapped[0])
+    titles = [axis.title for axis in figure.axes[:3]]
+    assert not overlaps(figure, [*figure.texts, *titles])
 
 
 def test_figures_are_saved(model, tmp_path):

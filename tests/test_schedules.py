@@ -162,9 +162,18 @@ def test_get_lists_the_names_when_it_knows_none(identifier):
     assert f"Received: {identifier!r}" in str(error.value)
 
 
-def test_get_refuses_a_class():
-    with pytest.raises(ValueError, match="Unknown schedule.*Linear"):
-        schedules.get(schedules.Linear)
+@pytest.mark.parametrize(
+    "kind", ["Constant", "Cosine", "Linear", "OneShot", "Polynomial"]
+)
+def test_a_class_is_to_be_called(kind):
+    given = getattr(schedules, kind)
+    call = rf"the class {kind}; call it, such as `{kind}\(0.8\)`"
+    with pytest.raises(ValueError, match=f"Unknown schedule.*{call}"):
+        schedules.get(given)
+    with pytest.raises(ValueError, match=call):
+        schedules.join([0.5, given], [0.5])
+    with pytest.raises(ValueError, match=call):
+        kprune.PruningScheduler(given)
 
 
 def test_get_refuses_a_sparsity_that_is_a_string():

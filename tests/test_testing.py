@@ -221,7 +221,7 @@ def test_granularities_that_break_the_contract(broken, message):
     [
         "uniform",
         "global",
-        allocations.Global(criteria.Random()),
+        allocations.Global(),
         lambda layers, sparsity: [0.0] * len(layers),
         lambda layers, sparsity: tuple(sparsity / 2 for _ in layers),
         lambda layers, sparsity: np.full(len(layers), sparsity),

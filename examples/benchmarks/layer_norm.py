@@ -1,4 +1,4 @@
-"""What `Filter(pad_layer_norm=True)` costs and saves.
+"""What `prune(pad_layer_norm=True)` costs and saves.
 
     python examples/benchmarks/layer_norm.py
 
@@ -57,9 +57,8 @@ def convnext(width=96, depth=4, size=64) -> keras.Model:
 
 def halved(model, pads: bool, x) -> tuple[keras.Model, float]:
     """A model without half of its units, and how far it is from the masked."""
-    granularity = kprune.granularities.Filter(pad_layer_norm=pads)
     prunable = kprune.make_prunable(model)
-    kprune.prune(prunable, 0.5, granularity=granularity)
+    kprune.prune(prunable, 0.5, granularity="filter", pad_layer_norm=pads)
     stripped = kprune.strip(prunable)
     masked = keras.ops.convert_to_numpy(prunable(x))
     difference = np.abs(keras.ops.convert_to_numpy(stripped(x)) - masked)

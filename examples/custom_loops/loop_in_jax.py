@@ -10,16 +10,15 @@ Accelerator: None
 """
 ## Introduction
 
-`kprune.PruningScheduler` needs `fit`. In a loop of your own you do by hand what
-it does, and that is little: at the end of an epoch a schedule says how sparse
-the model is to be and `kprune.prune()` recomputes the masks; when the schedule
-has ended the masks are not touched any more, and `layer.apply_masks()` zeroes
-the weights behind them.
+`kprune.PruningScheduler` needs `fit`. In a loop of your own there is
+`kprune.Pruner`, with the same schedule: at the end of an epoch you tell it how
+much of the training is done, and it recomputes the masks. When the schedule has
+ended it freezes them and zeroes the weights behind them.
 
 In JAX the step carries the state of the model along, and the model itself is
 left behind. The masks are in that state, among the non-trainable variables. So
-the state is written back into the model before `kprune.prune()`, and read again
-after it.
+the state is written back into the model before an update, and read again after
+it.
 """
 
 """
@@ -139,23 +138,20 @@ then a masked weight keeps its value behind the mask, so it can come back.
 
 From there on masked weights are zeroed at the end of every epoch: they get no
 gradient, but an optimizer with momentum, such as Adam, moves a weight for some
-steps longer. The mask hides that, and `apply_masks()` undoes it.
+steps longer. The mask hides that, and each update undoes it.
 
 Between two epochs the state is in the model, and there kprune works on it.
 """
 
 BATCH_SIZE = 100
 EPOCHS = 8
-schedule = kprune.schedules.Polynomial(final_sparsity=0.9)
 generator = np.random.default_rng(0)
-prunable_layers = [
-    layer for layer in model.layers if isinstance(layer, kprune.PrunableLayer)
-]
+pruner = kprune.Pruner(0.9)
 
 
 def train_epoch():
     """Trains on all images once and returns the mean loss."""
-    state = read_state()  # the masks of the last kprune.prune are in it
+    state = read_state()  # the masks of the last update are in it
     losses = []
     for i in generator.permutation(len(x_train)).reshape(-1, BATCH_SIZE):
         state, loss = train_step(state, x_train[i], y_train[i])
@@ -165,16 +161,9 @@ def train_epoch():
 
 
 losses, sparsities = [], []
-frozen = False
 for epoch in range(EPOCHS):
     losses.append(train_epoch())
-    progress = (epoch + 1) / EPOCHS
-    if not frozen:
-        kprune.prune(model, schedule(progress))
-        frozen = progress >= schedule.end
-    if frozen:
-        for layer in prunable_layers:
-            layer.apply_masks()
+    pruner.update(model, (epoch + 1) / EPOCHS)
     sparsities.append(kprune.sparsity(model))
     print(
         f"Epoch {epoch + 1} of {EPOCHS}: loss {losses[-1]:.4f}, "
@@ -197,7 +186,7 @@ print(f"Sparsity after strip: {kprune.sparsity(stripped):.4f}")
 """
 ## Conclusion
 
-If you call `kprune.prune()` without writing the state back, it ranks the
-weights that the model had before; without reading the state again, the next
-step trains under the old masks.
+If you update the masks without writing the state back, the weights are ranked
+that the model had before; without reading the state again, the next step trains
+under the old masks.
 """

@@ -10,15 +10,14 @@ Accelerator: None
 """
 ## Introduction
 
-`kprune.PruningScheduler` needs `fit`. In a loop of your own you do by hand what
-it does, and that is little: at the end of an epoch a schedule says how sparse
-the model is to be and `kprune.prune()` recomputes the masks; when the schedule
-has ended the masks are not touched any more, and `layer.apply_masks()` zeroes
-the weights behind them.
+`kprune.PruningScheduler` needs `fit`. In a loop of your own there is
+`kprune.Pruner`, with the same schedule: at the end of an epoch you tell it how
+much of the training is done, and it recomputes the masks. When the schedule has
+ended it freezes them and zeroes the weights behind them.
 
 On the torch backend a Keras model is a `torch.nn.Module` and its weights are
-parameters. `kprune.prune()` and `apply_masks()` change them in place, so the
-optimizer goes on with the same ones.
+parameters. An update changes them in place, so the optimizer goes on with the
+same ones.
 """
 
 """
@@ -107,16 +106,13 @@ then a masked weight keeps its value behind the mask, so it can come back.
 
 From there on masked weights are zeroed at the end of every epoch: they get no
 gradient, but an optimizer with momentum, such as Adam, moves a weight for some
-steps longer. The mask hides that, and `apply_masks()` undoes it.
+steps longer. The mask hides that, and each update undoes it.
 """
 
 BATCH_SIZE = 100
 EPOCHS = 8
-schedule = kprune.schedules.Polynomial(final_sparsity=0.9)
 generator = np.random.default_rng(0)
-prunable_layers = [
-    layer for layer in model.layers if isinstance(layer, kprune.PrunableLayer)
-]
+pruner = kprune.Pruner(0.9)
 
 
 def train_epoch():
@@ -127,16 +123,9 @@ def train_epoch():
 
 
 losses, sparsities = [], []
-frozen = False
 for epoch in range(EPOCHS):
     losses.append(train_epoch())
-    progress = (epoch + 1) / EPOCHS
-    if not frozen:
-        kprune.prune(model, schedule(progress))
-        frozen = progress >= schedule.end
-    if frozen:
-        for layer in prunable_layers:
-            layer.apply_masks()
+    pruner.update(model, (epoch + 1) / EPOCHS)
     sparsities.append(kprune.sparsity(model))
     print(
         f"Epoch {epoch + 1} of {EPOCHS}: loss {losses[-1]:.4f}, "
@@ -159,6 +148,7 @@ print(f"Sparsity after strip: {kprune.sparsity(stripped):.4f}")
 """
 ## Conclusion
 
-The pruning took one call an epoch. `granularity="filter"` in it removes whole
-units, and `kprune.export()` writes the model to a file for a phone.
+The pruning took one call an epoch. `kprune.Pruner(0.9, granularity="filter")`
+removes whole units, and `kprune.export()` writes the model to a file for a
+phone.
 """

@@ -34,23 +34,16 @@ optimizer = torch.optim.SGD(
 )
 loss_function = torch.nn.CrossEntropyLoss()
 batch_size = digits.BATCH_SIZE // processes
-schedule = kprune.schedules.Polynomial(digits.SPARSITY)
 
+pruner = kprune.Pruner(digits.SPARSITY)
 sparsities = []
-frozen = False
 for epoch in range(digits.EPOCHS):
     for images, labels in zip(x.split(batch_size), y.split(batch_size)):
         optimizer.zero_grad()
         loss_function(parallel(images, training=True), labels.long()).backward()
         optimizer.step()
     # Each process does this by itself, from weights that are equal.
-    progress = (epoch + 1) / digits.EPOCHS
-    if not frozen:
-        kprune.prune(model, schedule(progress))
-        frozen = progress >= schedule.end
-    if frozen:
-        for layer in digits.prunable_layers(model):
-            layer.apply_masks()
+    pruner.update(model, (epoch + 1) / digits.EPOCHS)
     sparsities.append(kprune.sparsity(model))
 
 digits.finish(

@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     )
     subparsers = made.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name, run, help, read="the .keras file", write=None):
+    def command(name, run, help, read="the .keras or .h5 file", write=None):
         added = subparsers.add_parser(
             name, parents=[shared], help=help, description=f"{help}."
         )
@@ -57,12 +57,14 @@ def parser() -> argparse.ArgumentParser:
             )
         return added
 
-    either = "a .keras or .tflite file"
+    either = "a .keras, .h5 or .tflite file"
     added = command(
         "report", commands.report, "What was pruned, and why not", either
     )
     added.add_argument(
-        "--dense", type=pathlib.Path, help="a .keras file to compare with"
+        "--dense",
+        type=pathlib.Path,
+        help="a .keras or .h5 file to compare with",
     )
     added.add_argument(
         "--data",

@@ -5,13 +5,10 @@ returns both: a dict, and a string.
 """
 
 import dataclasses
-import zipfile
-import zlib
-
-import numpy as np
 
 from kprune import exporting, stripping
-from kprune.files import load_model
+from kprune.exporting import target
+from kprune.files import load_arrays, load_model
 from kprune.measuring import costs, reporting
 from kprune.structure import removal
 from kprune.structure.graph import channel_graph
@@ -32,8 +29,8 @@ def report(options, steps):
             )
         return cost(options, steps)
     steps.begin("Loading", of=2)
-    model = _load(options.path)
-    dense = options.dense and _load(options.dense)
+    model = load_model(options.path)
+    dense = options.dense and load_model(options.dense)
     steps.begin("Comparing")
     made = reporting.report(
         model,
@@ -75,7 +72,7 @@ def graph(options, steps):
     """The units of a model."""
     steps.begin("Reading the structure")
     graph = channel_graph(
-        _load(options.path), pad_layer_norm=options.pad_layer_norm
+        load_model(options.path), pad_layer_norm=options.pad_layer_norm
     )
     return graph.to_dict(), str(graph)
 
@@ -111,68 +108,37 @@ def export(options, steps):
 
 
 def _write(options, steps, change, **arguments):
+    # What is no file `--force` would not replace either.
+    target.check(
+        options.output, target.format_of(options.output, arguments["format"])
+    )
     if options.output.exists() and not options.force:
         raise ValueError(
             f"'{options.output}' exists. Choose another path, or replace it "
             "with --force."
         )
     steps.begin("Loading", of=3)
-    model = _load(options.path)
+    model = load_model(options.path)
     steps.begin("Cutting")
     model = change(model)
     steps.begin("Writing and checking")
     result = exporting.export(model, options.output, **arguments)
-    text = (
-        f"{result.path}: {result.bytes:,} bytes, {result.gzip_bytes:,} "
-        f"gzipped; largest difference {result.largest_difference:.3g}"
-    )
-    if result.is_sparse:
-        text += "; zeros are left out"
-    if result.checked_on:
-        text += f"; checked on {result.checked_on}"
-    if result.note:
-        text += f"\n{result.note}"
-    return dataclasses.asdict(result), text
-
-
-def _load(path):
-    if path.suffix == ".tflite":
-        raise ValueError(
-            f"'{path}' is a `.tflite` file, which cannot be changed any more: "
-            "pass the `.keras` file that it was made of. `kprune cost` reads "
-            "both."
-        )
-    return load_model(path)
-
-
-def _arrays(path):
-    """The arrays of a `.npy` or `.npz` file, by name."""
-    try:
-        found = np.load(path, allow_pickle=False)
-        if isinstance(found, np.ndarray):
-            return {"": found}
-        with found:
-            return {name: found[name] for name in found.files}
-    except (EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(
-            f"'{path}' is no `.npy` or `.npz` file of numbers, or is damaged: "
-            f"{error}"
-        ) from error
+    return dataclasses.asdict(result), str(result)
 
 
 def _samples(path):
-    arrays = _arrays(path)
-    if not arrays:
-        raise ValueError(f"'{path}' is empty: it holds no arrays.")
+    arrays = load_arrays(path)
     # Several arrays go by the names of the inputs.
     return arrays if len(arrays) > 1 else next(iter(arrays.values()))
 
 
 def _samples_and_classes(path):
-    arrays = _arrays(path)
+    arrays = load_arrays(path)
     if not {"x", "y"} <= arrays.keys():
+        held = sorted(filter(None, arrays)) or "one array without a name"
         raise ValueError(
-            "--data takes a `.npz` file with the arrays 'x' and 'y'. "
-            f"Received: '{path}' with {sorted(arrays)}"
+            "--data takes a `.npz` file with the arrays 'x' and 'y', such as "
+            "`numpy.savez('data.npz', x=samples, y=classes)` writes. "
+            f"Received: '{path}' with {held}"
         )
     return arrays["x"], arrays["y"]

@@ -6,6 +6,7 @@ import pathlib
 
 import keras
 
+from kprune import files
 from kprune.exporting import (
     checking,
     keras_file,
@@ -17,10 +18,10 @@ from kprune.exporting import (
     target,
     tflite_file,
 )
-from kprune.files import load_model
 from kprune.keras_internals import sublayers
-from kprune.prunable import prunable_layers
+from kprune.prunable import masked_share, prunable_layers
 from kprune.stripping import strip
+from kprune.structure import flattening
 from kprune.structure.graph import readable
 
 _WRITERS = {
@@ -44,11 +45,12 @@ class ExportResult:
             the outputs of the stripped model and of the file loaded again, on
             random input, or on some of the representative data.
         is_sparse: Boolean. Whether zeros are left out of the file.
-        note: String. What is not as one would think of a `.tflite`: which
-            operators of an int8 file compute with floats, or that its steps
-            are larger than the model's outputs; why the file is not sparse
-            although that was asked for, or would have made it smaller; that
-            the sparse file is larger after gzip. Else empty.
+        note: String. What is not as one would think: that no weight of the
+            model is masked; and of a `.tflite` which operators of an int8
+            file compute with floats, or that its steps are larger than the
+            model's outputs; why the file is not sparse although that was
+            asked for, or would have made it smaller; that the sparse file is
+            larger after gzip. Else empty.
         checked_on: String. Of a `.tflite`: the CPU that ran it to compare,
             and whether XNNPACK's sparse kernels are on there. Else empty.
 
@@ -56,6 +58,7 @@ class ExportResult:
 
     ```python
     result = kprune.export(model, "savedmodels/mnist.tflite")
+    print(result)
     print(f"{result.bytes:,} bytes, {result.gzip_bytes:,} as a download")
     ```
     """
@@ -68,6 +71,17 @@ class ExportResult:
     is_sparse: bool = False
     note: str = ""
     checked_on: str = ""
+
+    def __str__(self) -> str:
+        text = (
+            f"{self.path}: {self.bytes:,} bytes, {self.gzip_bytes:,} gzipped; "
+            f"largest difference {self.largest_difference:.3g}"
+        )
+        if self.is_sparse:
+            text += "; zeros are left out"
+        if self.checked_on:
+            text += f"; checked on {self.checked_on}"
+        return "\n".join(filter(None, [text, self.note]))
 
 
 def export(
@@ -105,10 +119,11 @@ def export(
 
     Args:
         model: A built model, with prunable layers or plain (a subclassed one
-            is flattened by a symbolic call); or the path of a `.keras` file.
+            is flattened by a symbolic call); or the path of a `.keras` or
+            `.h5` file.
         path: Where to write. Missing folders are made. A file or an earlier
-            SavedModel is replaced; a folder that holds anything else is not
-            touched.
+            SavedModel is replaced; a folder that holds anything else, a link
+            or a device is not touched.
         format: String. `"saved_model"`, `"tflite"`, `"onnx"` or `"keras"`;
             `None` goes by the suffix of the path (no suffix: a SavedModel).
         quantize: Of a `.tflite`: `"float16"` (half the bytes), `"dynamic"`
@@ -159,8 +174,9 @@ def export(
     ```
     """
     if isinstance(model, (str, os.PathLike)):
-        model = load_model(model)
-    model = readable(model, "export")
+        model = files.load_model(model)
+    original, model = model, readable(model, "export")
+    flattening.warn_of_unused(original, model)
     path = pathlib.Path(path)
     format = target.format_of(path, format)
     _check_tflite_only(format, quantize, sparse)
@@ -191,9 +207,10 @@ def export(
     # Also a plain model is copied: if compiled, without its optimizer, whose
     # state a `.keras` file would hold; with recurrent state, to start anew.
     is_prunable = bool(prunable_layers(model))
+    is_dense = is_prunable and not masked_share(model)
     if is_prunable or model.compiled or is_stateful:
         model = strip(model, compact=is_prunable)
-    with target.temporary_folder(path) as folder:
+    with files.temporary_folder(path) as folder:
         # Keras goes by the suffix of what it writes. Nothing else of the name
         # is kept, so that no helper's file in the folder has the same.
         written = folder / f"model{path.suffix}"
@@ -208,9 +225,18 @@ def export(
             random = [checking.random_batch(model, shapes)]
             check = checking.Check(model, random)
             difference = check.difference(writer.load(written, model))
-            found = {"largest_difference": difference}
-        target.move(written, path)
-    return ExportResult(str(path), format, *target.sizes(path), **found)
+            found = {"largest_difference": difference, "note": ""}
+        files.move(written, path)
+    if is_dense:
+        found["note"] = " ".join(filter(None, [_NOT_PRUNED, found["note"]]))
+    return ExportResult(str(path), format, *files.sizes(path), **found)
+
+
+_NOT_PRUNED = (
+    "No weight of the model is masked, so nothing is pruned in the file: "
+    "before the export train with `callbacks=[kprune.PruningScheduler()]`, or "
+    "call `kprune.prune(model, 0.5)`."
+)
 
 
 def _check_tflite_only(format, quantize, sparse) -> None:

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from kprune.exporting import saved_model, signature
-from kprune.tflite import flatbuffer
+from kprune.tflite import flatbuffer, interpreter
 
 QUANTIZATIONS = ("float16", "dynamic", "int8")
 # Operators between floats and what is no float, which compute nothing.
@@ -181,8 +181,6 @@ def load(path: pathlib.Path, model: keras.Model, quantize: str | None):
         the model's units, one per output. It raises `DoesNotRun` where LiteRT
         does not take the file.
     """
-    from ai_edge_litert.interpreter import Interpreter
-
     names = signature.names_of(model)
     output_names = signature.output_names_of(model)
 
@@ -199,8 +197,7 @@ def load(path: pathlib.Path, model: keras.Model, quantize: str | None):
     def computed(inputs):
         # A new one each time, as nothing else sets a recurrent layer's state
         # back.
-        interpreter = Interpreter(model_path=str(path))
-        runner = interpreter.get_signature_runner("serving_default")
+        runner = interpreter.load(path).get_signature_runner("serving_default")
         # Inputs that the model does not use are not in the file.
         details = runner.get_input_details()
         given = {

@@ -35,9 +35,10 @@ def others(path: pathlib.Path) -> list[str]:
     found = []
     for inside in sorted(path.rglob("*")):
         name = inside.relative_to(path).as_posix()
-        is_folder = inside.is_dir() and not inside.is_symlink()
-        allowed = _FOLDERS if is_folder else _FILES
-        if not any(fnmatch.fnmatchcase(name, pattern) for pattern in allowed):
+        allowed = _FOLDERS if inside.is_dir() else _FILES
+        fits = any(fnmatch.fnmatchcase(name, pattern) for pattern in allowed)
+        is_special = not (inside.is_dir() or inside.is_file())
+        if not fits or is_special or inside.is_symlink():
             found.append(name)
     if any(name.startswith("assets/") for name in found):
         assets = _assets(path)

@@ -12,7 +12,8 @@ import pathlib
 import keras
 import numpy as np
 
-from kprune.exporting import checking, litert, target
+from kprune import files
+from kprune.exporting import checking, litert
 from kprune.tflite.sparse_inference import check_sparse_inference
 
 # The converter leaves kernels with a smaller share of zeros as they are.
@@ -63,7 +64,7 @@ def replace(
     except (RuntimeError, ValueError) as error:
         return None, f"LiteRT does not run the sparse file: {error}"
     _check_other_cpus(model, sparse)
-    note = _note_on_gzip(target.sizes(sparse)[1], target.sizes(plain)[1])
+    note = _note_on_gzip(files.sizes(sparse)[1], files.sizes(plain)[1])
     sparse.replace(plain)
     return difference, note
 

@@ -1,11 +1,8 @@
-"""Where a file goes: its format, its place, and moving it there whole."""
+"""Where a file goes: its format, and whether its place is free for it."""
 
-import contextlib
-import gzip
 import pathlib
-import shutil
-import tempfile
 
+from kprune import files
 from kprune.exporting import saved_model
 
 FORMATS = ("keras", "onnx", "saved_model", "tflite")
@@ -61,10 +58,11 @@ def check(path: pathlib.Path, format: str) -> None:
         format: String: one of `FORMATS`.
 
     Raises:
-        ValueError: If a folder is where a file goes or the other way round,
-            a folder holds something else than a SavedModel, or it is the
-            current one.
+        ValueError: If a link or a device is there, a folder is where a file
+            goes or the other way round, a folder holds something else than a
+            SavedModel, or it is the current one.
     """
+    files.check_place(path)
     if path.exists() and path.samefile("."):
         raise ValueError(
             f"'{path}' is the current folder, which cannot be replaced. "
@@ -91,80 +89,3 @@ def check(path: pathlib.Path, format: str) -> None:
                 f"({others[:3]}), so it is not replaced. Choose another path, "
                 "or empty it first."
             )
-
-
-@contextlib.contextmanager
-def temporary_folder(path: pathlib.Path):
-    """A folder beside the target, so that moving is one rename.
-
-    Args:
-        path: `pathlib.Path`. Where to write in the end.
-
-    Yields:
-        `pathlib.Path` of the folder, which is gone afterwards.
-
-    Raises:
-        ValueError: If no folder can be made there.
-        OSError: If writing fails in it, such as on a full disk.
-    """
-    above = [path.parent, *path.parent.parents]
-    made = [folder for folder in above if not folder.exists()]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folder = tempfile.mkdtemp(prefix=".kprune-", dir=path.parent)
-    except OSError as error:
-        raise ValueError(
-            f"'{path.parent}' cannot be written to: {error}. Choose another "
-            "path."
-        ) from error
-    try:
-        yield pathlib.Path(folder)
-    except OSError as error:
-        raise OSError(
-            error.errno,
-            f"'{path}' could not be written: {error.strerror or error}. "
-            "Nothing was replaced.",
-        ) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        # Where nothing was written no new folders stay.
-        with contextlib.suppress(OSError):
-            for empty in made:
-                empty.rmdir()
-
-
-def move(written: pathlib.Path, path: pathlib.Path) -> None:
-    """Moves what is complete to where it belongs.
-
-    Args:
-        written: `pathlib.Path`, in a temporary folder beside the target.
-        path: `pathlib.Path`. The target.
-    """
-    if not path.is_dir():
-        written.replace(path)
-        return
-    # A folder cannot be renamed onto one that is not empty.
-    before = written.with_name("before")
-    path.rename(before)
-    try:
-        written.rename(path)
-    except OSError:
-        before.rename(path)
-        raise
-
-
-def sizes(path: pathlib.Path) -> tuple[int, int]:
-    """The bytes of a file, or of all files of a folder.
-
-    Args:
-        path: `pathlib.Path`.
-
-    Returns:
-        Tuple of two integers: as they are, and after gzip.
-    """
-    files = [path] if path.is_file() else path.rglob("*")
-    contents = [file.read_bytes() for file in files if file.is_file()]
-    return (
-        sum(map(len, contents)),
-        sum(len(gzip.compress(content)) for content in contents),
-    )

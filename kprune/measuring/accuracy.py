@@ -35,6 +35,14 @@ def accuracies(models, data) -> list[float]:
                 f"of the model. Received: a {type(x).__name__} of numbers; "
                 "call `np.asarray` on it"
             )
+        lengths = {np.shape(part)[:1] for part in keras.tree.flatten(x)}
+        if lengths != {y.shape[:1]}:
+            raise ValueError(
+                "`data` must have as many classes in `y` as samples in each "
+                "array of `x`. Received: x of "
+                f"{', '.join(str(n) for (n,) in sorted(lengths))} samples and "
+                f"y of shape {y.shape}"
+            )
         for index, model in enumerate(models):
             hits = _hits(_scores(model, x, predict), y)
             right[index] += int(hits.sum())

@@ -7,12 +7,12 @@ import pathlib
 import keras
 from rich.table import Table
 
-from kprune import keras_internals, weights
+from kprune.files import sizes
 from kprune.measuring import costs
 from kprune.measuring.accuracy import accuracies
-from kprune.prunable import prunable_layers
-from kprune.stripping import strip
+from kprune.prunable import prunable_layers, unwrapped, weights_of
 from kprune.structure.graph import readable_or_none
+from kprune.structure.removal import Removal, remove_unused
 from kprune.tflite import latency
 
 
@@ -31,11 +31,9 @@ class Pair:
     @property
     def ratio(self) -> float | None:
         """Float. Pruned over dense, `None` if unknown."""
-        return (
-            None
-            if None in (self.dense, self.pruned) or not self.dense
-            else (self.pruned / self.dense)
-        )
+        if self.pruned is None or not self.dense:
+            return None
+        return self.pruned / self.dense
 
     def to_dict(self) -> dict:
         """Returns the pair as a dict of plain Python values."""
@@ -111,7 +109,7 @@ class Comparison:
             ("Accuracy", self.accuracy),
             ("Sparsity", self.sparsity),
         ):
-            if pair is not None:
+            if pair and pair.dense is not None and pair.pruned is not None:
                 points = 100 * (pair.pruned - pair.dense)
                 table.add_row(
                     label,
@@ -136,14 +134,33 @@ class Comparison:
         return table
 
 
+@dataclasses.dataclass(frozen=True)
+class Pruned:
+    """The pruned model of a comparison, and what is known of it already.
+
+    Args:
+        model: The pruned model.
+        graph: It as a Sequential or Functional model, `None` if it has no
+            graph that can be read.
+        removal: The `Removal` of the graph, or `None`.
+        sparsity: Float. Its fraction of zeros.
+        filters: Integer. The channels that its layers make.
+    """
+
+    model: keras.Model
+    graph: keras.Model | None
+    removal: Removal | None
+    sparsity: float
+    filters: int
+
+
 def compare(
-    model: keras.Model, sparsity: float, dense: keras.Model, data, files, timed
+    pruned: Pruned, dense: keras.Model, data, files, timed
 ) -> Comparison:
     """Compares a pruned model and its files with a dense one.
 
     Args:
-        model: The pruned model.
-        sparsity: Float. Its fraction of zeros.
+        pruned: `Pruned`.
         dense: The dense model.
         data: Tuple `(x, y)`, an iterable of such batches, or `None`.
         files: Dict from a name to two paths, dense and pruned.
@@ -171,17 +188,19 @@ def compare(
             "`latency` times pairs of `.tflite` files, and there is none in "
             f"`files`: export both models. Received: files={files!r}"
         )
-    plain = model
-    if prunable_layers(model) and readable_or_none(model):
-        plain = strip(model)
-    of_dense, of_plain = costs.cost(dense), costs.cost(plain)
+    plain = pruned.model, pruned.graph
+    if prunable_layers(pruned.model) and pruned.graph is not None:
+        plain = (remove_unused(pruned.graph, pruned.removal),) * 2
+    dense_graph = readable_or_none(dense)
+    of_dense = costs.of_graph(dense, dense_graph)
+    of_plain = costs.of_graph(*plain)
     accuracy = None
     if data is not None:
-        accuracy = Pair(*accuracies((dense, model), data))
+        accuracy = Pair(*accuracies((dense, pruned.model), data))
     return Comparison(
         accuracy,
-        Pair(of_dense.sparsity, sparsity),
-        Pair(_filters(dense), _filters(plain)),
+        Pair(of_dense.sparsity, pruned.sparsity),
+        Pair(_filters(dense, dense_graph), pruned.filters),
         Pair(of_dense.parameters, of_plain.parameters),
         Pair(of_dense.macs, of_plain.macs),
         compared,
@@ -197,19 +216,46 @@ def _compare_files(name, paths, timed) -> FileComparison:
             f"Received: files={{{name!r}: {paths!r}}}"
         )
     dense, pruned = (pathlib.Path(os.fspath(path)) for path in paths)
-    raw, gzipped = zip(costs.file_sizes(dense), costs.file_sizes(pruned))
+    raw, gzipped = zip(sizes(dense), sizes(pruned))
     is_tflite = dense.suffix == pruned.suffix == ".tflite"
     measured = latency.measure(pruned, dense) if timed and is_tflite else None
     return FileComparison(Pair(*raw), Pair(*gzipped), measured)
 
 
-def _filters(model) -> int:
-    kernels = [
-        list(weights.kernels(layer).values())
-        for layer in keras_internals.sublayers(model)
-        if not keras_internals.sublayers(layer)
-    ]
-    return sum(found[-1].shape[-1] for found in kernels if found)
+def filters_of(kernels, layer, removal) -> tuple[int, int]:
+    """How many channels a layer makes, and how many of them go.
+
+    Args:
+        kernels: List of the `PrunableWeight`s of the layer.
+        layer: The layer, not wrapped.
+        removal: The `Removal` of the model, or `None`.
+
+    Returns:
+        Tuple of two integers.
+    """
+    if not kernels:
+        return 0, 0
+    known = None if removal is None else removal.filters(layer, kernels[-1])
+    return known or (kernels[-1].outputs, 0)
+
+
+def own_layers(model: keras.Model) -> list:
+    """The layers of a model and of its nested models, wrappers included."""
+    found = []
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            found.extend(own_layers(layer))
+        elif not isinstance(layer, keras.layers.InputLayer):
+            found.append(layer)
+    return list(dict.fromkeys(found))
+
+
+def _filters(model, graph) -> int:
+    removal = None if graph is None else Removal(graph)
+    return sum(
+        filters_of(weights_of(layer), unwrapped(layer), removal)[0]
+        for layer in own_layers(model)
+    )
 
 
 def _cells(pair) -> list[str]:

@@ -1,21 +1,18 @@
 """What a model costs: parameters, multiply-accumulates, bytes and time."""
 
 import dataclasses
-import gzip
 import io
 import math
 import os
 import pathlib
 
 import keras
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from kprune import keras_internals, weights
-from kprune.files import load_model
+from kprune import files, keras_internals, received
 from kprune.measuring.macs import macs
-from kprune.prunable import prunable_layers
+from kprune.prunable import all_weights, count_zeros, prunable_layers
 from kprune.structure.graph import readable_or_none
 from kprune.tflite import flatbuffer, operators
 from kprune.tflite.latency import Latency, measure
@@ -84,9 +81,9 @@ class Cost:
         for label, cell in () if self.latency is None else self.latency.rows():
             table.add_row(label, cell)
         # A terminal's width does not count where a string is asked for.
-        console = Console(file=io.StringIO(), width=100)
-        console.print(table)
-        return console.file.getvalue().rstrip()
+        text = io.StringIO()
+        Console(file=text, width=100).print(table)
+        return text.getvalue().rstrip()
 
 
 def cost(
@@ -103,7 +100,7 @@ def cost(
 
     Args:
         model: A built `keras.Model`, with prunable layers or plain, or the
-            path of a `.keras` or `.tflite` file.
+            path of a `.keras`, `.h5` or `.tflite` file.
         reference: Path of a `.tflite` file to time `model`, which then must
             be one too, against: in the LiteRT interpreter, on one thread, in
             turns. Takes some seconds.
@@ -123,33 +120,30 @@ def cost(
     >>> cost.parameters, cost.zeros, cost.macs
     (136, 96, 128)
     """
-    is_path = isinstance(model, (str, os.PathLike))
-    path = pathlib.Path(model) if is_path else None
-    is_tflite = is_path and path.suffix == ".tflite"
+    path = None
+    if isinstance(model, (str, os.PathLike)):
+        path = pathlib.Path(model)
+    is_tflite = path is not None and path.suffix == ".tflite"
     if reference is not None and not is_tflite:
         raise ValueError(
             "Latency is that of `.tflite` files in the LiteRT interpreter: "
             "`kprune.export` both models first. "
             f"Received: reference='{reference}' with model={model!r}"
         )
-    if not is_path:
+    if path is None:
         if not isinstance(model, keras.Model) or not model.built:
             raise ValueError(
                 "`cost` needs a built `keras.Model` (start it with "
                 "`keras.Input(shape)` or call it on data first) or the path "
-                f"of a `.keras` or `.tflite` file. Received: {model!r}"
+                "of a `.keras`, `.h5` or `.tflite` file. "
+                f"Received: {received.describe(model)}"
             )
         return _of_model(model)
     if is_tflite:
         found = _of_tflite(path)
-    elif path.suffix == ".keras":
-        found = _of_model(load_model(path))
     else:
-        raise ValueError(
-            "`cost` reads '.keras' and '.tflite' files. "
-            f"Received: model='{path}'"
-        )
-    raw, gzipped = file_sizes(path)
+        found = _of_model(files.load_model(path))
+    raw, gzipped = files.sizes(path)
     timed = None
     if reference is not None:
         timed = measure(path, reference)
@@ -162,29 +156,6 @@ def cost(
     )
 
 
-def file_sizes(path: str | os.PathLike) -> tuple[int, int]:
-    """The bytes of a file, or of all files in a folder, raw and gzipped.
-
-    Args:
-        path: A file or a folder, such as a SavedModel.
-
-    Returns:
-        Tuple of two integers.
-
-    Raises:
-        ValueError: If nothing is there.
-    """
-    path = pathlib.Path(path)
-    if not path.exists():
-        raise ValueError(f"There is no file '{path}'.")
-    inside = [path] if path.is_file() else sorted(path.rglob("*"))
-    contents = [file.read_bytes() for file in inside if file.is_file()]
-    return (
-        sum(len(content) for content in contents),
-        sum(len(gzip.compress(content)) for content in contents),
-    )
-
-
 def parameters(model: keras.Model) -> int:
     """Counts the weights of a model, not what prunable layers add to them.
 
@@ -194,7 +165,7 @@ def parameters(model: keras.Model) -> int:
     Returns:
         Integer. The number of scalars.
     """
-    added = set()
+    added: set[int] = set()
     for layer in prunable_layers(model):
         plain = {id(weight) for weight in layer.layer.weights}
         added.update(id(w) for w in layer.weights if id(w) not in plain)
@@ -202,43 +173,27 @@ def parameters(model: keras.Model) -> int:
     return sum(sizes)
 
 
-def count_weights(model: keras.Model) -> tuple[int, int]:
-    """Counts the weights in kernels, each once, and the zeros among them.
+def _of_model(model) -> Cost:
+    with keras_internals.calls_forgotten(model):
+        return of_graph(model, readable_or_none(model))
+
+
+def of_graph(model: keras.Model, graph: keras.Model | None) -> Cost:
+    """What a model costs whose graph has been read.
 
     Args:
         model: A built `keras.Model`.
+        graph: The model as a Sequential or Functional one; `None` where it
+            cannot be read.
 
     Returns:
-        Tuple of two integers; masked weights are zeros.
+        A `Cost`.
     """
-    masks = {
-        id(variable): layer.masks[name]
-        for layer in prunable_layers(model)
-        for name, variable in layer.kernels.items()
-    }
-    kernels = {
-        id(kernel): kernel
-        for layer in keras_internals.sublayers(model)
-        for kernel in weights.kernels(layer).values()
-    }
-    values = [
-        weights.masked_value(kernel, masks.get(key))
-        for key, kernel in kernels.items()
-    ]
-    return (
-        sum(value.size for value in values),
-        sum(value.size - int(np.count_nonzero(value)) for value in values),
-    )
-
-
-def _of_model(model) -> Cost:
-    with keras_internals.calls_forgotten(model):
-        graph = readable_or_none(model)
-        found = None if graph is None else macs(graph)
+    found = None if graph is None else macs(graph)
     return Cost(
         model.name,
         parameters(model),
-        *count_weights(model),
+        *count_zeros(all_weights(model)),
         found,
     )
 

@@ -52,7 +52,8 @@ def total(counts: dict[int, int | None]) -> int | None:
     Returns:
         Integer, or `None` where one is not known.
     """
-    return None if None in counts.values() else sum(counts.values())
+    known = [count for count in counts.values() if count is not None]
+    return sum(known) if len(known) == len(counts) else None
 
 
 def _count(graph, inputs) -> tuple[dict, list]:
@@ -65,7 +66,7 @@ def _count(graph, inputs) -> tuple[dict, list]:
         Tuple of a dict as `layer_macs` returns it, over the whole batch, and
         the list of the symbolic outputs.
     """
-    counts = {}
+    counts: dict[int, int | None] = {}
     values = dict(zip(map(id, graph.inputs), inputs))
     for call in keras_internals.calls(graph):
         layer = call.operation
@@ -98,7 +99,10 @@ def _count_call(layer, call, values) -> tuple[dict, list]:
             is_known = None not in (per_step, steps)
             outputs = keras.tree.flatten(layer(*args, **kwargs))
             return {id(layer): per_step * steps if is_known else None}, outputs
-        inputs = [values[id(x)] for x in dict.fromkeys(call.inputs)]
+        # Anew, since a mask that a tensor carries is none of the inputs.
+        fresh = {id(x): _like(values[id(x)]) for x in call.inputs}
+        args, kwargs = call.fill_in(fresh)
+        inputs = list(fresh.values())
         graph = keras.Function(inputs, layer.call(*args, **kwargs))
         counts, outputs = _count(graph, inputs)
     except Exception:
@@ -107,6 +111,11 @@ def _count_call(layer, call, values) -> tuple[dict, list]:
     if not isinstance(layer, keras.Model):
         counts = {id(layer): total(counts)}
     return counts, outputs
+
+
+def _like(tensor):
+    """A symbolic tensor that is in no graph yet."""
+    return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype)
 
 
 def _symbol(shape, dtype):

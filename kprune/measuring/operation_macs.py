@@ -296,7 +296,7 @@ def _einsum(equation: str, shapes) -> int | None:
 
 def _sizes(equation: str, shapes) -> dict:
     """The size of each index; those of an ellipsis are numbered from -1."""
-    sizes = {}
+    sizes: dict[str, int] = {}
     operands = equation.replace(" ", "").partition("->")[0].split(",")
     for labels, shape in zip(operands, shapes):
         before, dots, after = labels.partition("...")

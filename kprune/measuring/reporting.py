@@ -5,16 +5,33 @@ import io
 import math
 
 import keras
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from kprune import granularities, keras_internals, weights
+from kprune import (
+    granularities,
+    keras_internals,
+    masks,
+    received,
+    weights,
+)
 from kprune.measuring import costs
 from kprune.measuring import macs as model_macs
-from kprune.measuring.comparison import Comparison, compare
+from kprune.measuring.comparison import (
+    Comparison,
+    Pruned,
+    compare,
+    filters_of,
+    own_layers,
+)
+from kprune.prunable import (
+    all_weights,
+    count_zeros,
+    prunable_weights,
+    unwrapped,
+    weights_of,
+)
 from kprune.structure.graph import readable_or_none
-from kprune.structure.rebuilding import unwrapped
 from kprune.structure.removal import Removal
 
 
@@ -28,8 +45,10 @@ class LayerReport:
         shapes: Tuple of the shapes of its kernels.
         weights: Integer. The number of weights in its kernels.
         zeros: Integer. How many of them are zero, masked ones included.
-        filters: Integer. The output channels of its last kernel, 0 if it has
-            none.
+        filters: Integer. The channels that it makes: filters of a
+            convolution, units of a Dense or of a recurrent layer; of an
+            attention layer heads, their widths, and its outputs. 0 if it has
+            no kernels.
         filters_removed: Integer. How many of them `kprune.strip` removes.
         parameters: Integer. All its weights, biases and statistics included.
         macs: Integer. Multiply-accumulates for one sample; `None` if unknown.
@@ -63,6 +82,8 @@ class PruningReport:
         layers: Tuple of `LayerReport`, those of nested models included.
         weights: Integer. The weights in all kernels, shared ones once.
         zeros: Integer. The zeros among them, masked weights included.
+        prunable_weights: Integer. Those of them that have masks.
+        prunable_zeros: Integer. The zeros among those.
         parameters: Integer. All weights of the model, masks not included.
         macs: Integer. Multiply-accumulates for one sample; `None` if unknown.
         comparison: `kprune.measuring.comparison.Comparison` with the dense
@@ -81,14 +102,28 @@ class PruningReport:
     layers: tuple[LayerReport, ...]
     weights: int
     zeros: int
+    prunable_weights: int
+    prunable_zeros: int
     parameters: int
     macs: int | None
     comparison: Comparison | None = None
 
     @property
     def sparsity(self) -> float:
-        """Float. The fraction of zeros over all kernels."""
+        """Float. The fraction of zeros over all kernels: `kprune.sparsity`."""
         return float(self.zeros / self.weights) if self.weights else 0.0
+
+    @property
+    def prunable_sparsity(self) -> float:
+        """Float. The fraction of zeros over the kernels that have masks."""
+        if not self.prunable_weights:
+            return 0.0
+        return float(self.prunable_zeros / self.prunable_weights)
+
+    @property
+    def filters(self) -> int:
+        """Integer. The channels that all layers make."""
+        return sum(layer.filters for layer in self.layers)
 
     @property
     def filters_removed(self) -> int:
@@ -105,6 +140,8 @@ class PruningReport:
             "weights": self.weights,
             "zeros": self.zeros,
             "sparsity": self.sparsity,
+            "prunable_sparsity": self.prunable_sparsity,
+            "filters": self.filters,
             "filters_removed": self.filters_removed,
             "layers": [
                 {**dataclasses.asdict(layer), "sparsity": layer.sparsity}
@@ -138,20 +175,26 @@ class PruningReport:
             f"{self.weights:,}",
             f"{self.zeros:,}",
             f"{self.sparsity:.1%}",
-            str(self.filters_removed),
+            f"{self.filters_removed} of {self.filters}",
             "",
         )
         macs = "unknown" if self.macs is None else f"{self.macs:,}"
         lines = [f"Parameters: {self.parameters:,}. MACs: {macs}."]
+        if 0 < self.prunable_weights < self.weights:
+            lines.append(
+                f"Of the {self.prunable_weights:,} weights with masks "
+                f"{self.prunable_sparsity:.1%} are zeros."
+            )
         without = [layer.name for layer in self.layers if not layer.weights]
         if without:
             lines.append(f"Left alone, no kernels: {', '.join(without)}.")
         # A terminal's width does not count where a string is asked for.
-        console = Console(file=io.StringIO(), width=110)
+        text = io.StringIO()
+        console = Console(file=text, width=110)
         console.print(table, *lines, sep="\n")
         if self.comparison is not None:
             console.print(self.comparison.table())
-        return console.file.getvalue().rstrip()
+        return text.getvalue().rstrip()
 
 
 def report(
@@ -207,7 +250,7 @@ def report(
             raise ValueError(
                 "`report` needs a built `keras.Model`: start it with "
                 "`keras.Input(shape)` or call it on data first. "
-                f"Received: {argument}={value!r}"
+                f"Received as `{argument}`: {received.describe(value)}"
             )
     if dense is None and (data is not None or files or latency):
         raise ValueError(
@@ -230,59 +273,52 @@ def _report(model, dense, data, files, latency) -> PruningReport:
         removal = Removal(graph)
         macs = model_macs.layer_macs(graph)
         total = model_macs.total(macs)
-    own_layers = _own_layers(model)
-    is_prunable = any(unwrapped(layer) is not layer for layer in own_layers)
+    layers = own_layers(model)
+    is_prunable = any(unwrapped(layer) is not layer for layer in layers)
     rows = []
-    for layer in own_layers:
+    for layer in layers:
         reason = _reason(layer, removal) if is_prunable else ""
         count = macs.get(id(unwrapped(layer)))
         rows.append(_layer_report(layer, removal, count, reason))
     made = PruningReport(
         model.name,
         tuple(rows),
-        *costs.count_weights(model),
+        *count_zeros(all_weights(model)),
+        *count_zeros(prunable_weights(model)),
         costs.parameters(model),
         total,
     )
     if dense is None:
         return made
-    comparison = compare(
-        model,
-        made.sparsity,
+    compared = compare(
+        Pruned(
+            model,
+            graph,
+            removal,
+            made.sparsity,
+            made.filters - made.filters_removed,
+        ),
         dense,
         data,
         {} if files is None else files,
         latency,
     )
-    return dataclasses.replace(made, comparison=comparison)
-
-
-def _own_layers(model) -> list:
-    """The layers of a model and of its nested models, wrappers included."""
-    found = []
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            found.extend(_own_layers(layer))
-        elif not isinstance(layer, keras.layers.InputLayer):
-            found.append(layer)
-    return list(dict.fromkeys(found))
+    return dataclasses.replace(made, comparison=compared)
 
 
 def _layer_report(layer, removal, macs, reason) -> LayerReport:
     plain = unwrapped(layer)
-    masks = layer.masks if plain is not layer else {}
-    values = [
-        weights.masked_value(kernel, masks.get(name))
-        for name, kernel in weights.kernels(plain).items()
-    ]
+    kernels = weights_of(layer)
+    size, zeros = count_zeros(kernels)
+    filters, removed = filters_of(kernels, plain, removal)
     return LayerReport(
         name=plain.name,
         kind=type(plain).__name__,
-        shapes=tuple(value.shape for value in values),
-        weights=sum(value.size for value in values),
-        zeros=int(sum(v.size - np.count_nonzero(v) for v in values)),
-        filters=values[-1].shape[-1] if values else 0,
-        filters_removed=removal.removed_filters(plain) if removal else 0,
+        shapes=tuple(weight.shape for weight in kernels),
+        weights=size,
+        zeros=zeros,
+        filters=filters,
+        filters_removed=removed,
         parameters=sum(math.prod(weight.shape) for weight in plain.weights),
         macs=macs,
         reason=reason,
@@ -299,8 +335,15 @@ def _reason(layer, removal) -> str:
     reasons = []
     if not (layer.trainable and plain.trainable):
         reasons.append("frozen (trainable=False)")
-    granularity = granularities.get(layer.granularity)
-    loses_filters = isinstance(granularity, granularities.Filter)
-    if removal is not None and (loses_filters or not layer.sparsity):
+    if removal is not None and _loses_filters(layer):
         reasons.extend(removal.reasons(plain))
     return "; ".join(reasons)
+
+
+def _loses_filters(layer) -> bool:
+    """Whether whole filters are what is or would be masked of a layer."""
+    granularity = granularities.get(layer.granularity)
+    return getattr(granularity, "whole_groups", False) or all(
+        masks.is_of_slices(weights.to_numpy(layer.masks[name]))
+        for name in layer.kernels
+    )

@@ -1,4 +1,4 @@
-"""The channel graph: a model's units, printable, with reasons."""
+"""The channel graph: a model's groups, printable, with reasons."""
 
 import collections
 import dataclasses
@@ -7,9 +7,10 @@ import keras
 import numpy as np
 
 from kprune import keras_internals
+from kprune.received import check_model
 from kprune.structure import flattening
 from kprune.structure.records import Binding, Merge
-from kprune.structure.slots import Units
+from kprune.structure.slots import Groups
 from kprune.structure.walk import Walk
 
 
@@ -17,17 +18,17 @@ from kprune.structure.walk import Walk
 class ChannelGraph:
     """Which channels of a model must be kept or cut together.
 
-    Made by `kprune.structure.channel_graph`. `str(graph)` lists the units.
+    Made by `kprune.structure.channel_graph`. `str(graph)` lists the groups.
 
     Args:
-        units: The `Units`: connected sets of channels, and why some stay.
+        groups: The `Groups`: connected sets of channels, and why some stay.
         bindings: Tuple of `Binding`: which axis of which variable holds them.
         merges: Tuple of `Merge`: which calls make one tensor of several.
         visited: Frozen set of the ids of the layers that are in the graph,
             those without channels too.
     """
 
-    units: Units
+    groups: Groups
     bindings: tuple[Binding, ...]
     merges: tuple[Merge, ...]
     visited: frozenset
@@ -36,74 +37,74 @@ class ChannelGraph:
         """Whether a layer is in the graph, and not hidden in another layer."""
         return id(layer) in self.visited
 
-    def units_of(self, variable, axis: int) -> np.ndarray | None:
-        """The units along one axis of a variable, `None` if it has none."""
+    def groups_of(self, variable, axis: int) -> np.ndarray | None:
+        """The groups along one axis of a variable, `None` if it has none."""
         for binding in self.bindings:
             if binding.variable is variable and binding.axis == axis:
-                return self.units.of_slot[binding.slots]
+                return self.groups.of_slot[binding.slots]
         return None
 
     def has_free_filters(self, layer) -> bool:
         """Whether any output channel of a layer can be cut."""
         return any(
-            not self.units.frozen[self.units.of_slot[binding.slots]].all()
+            not self.groups.frozen[self.groups.of_slot[binding.slots]].all()
             for binding in self.bindings
             if binding.layer is layer and binding.role == "out"
         )
 
     def frozen_reasons(self, layer) -> list[str]:
         """Why output channels of a layer stay; empty if all can be cut."""
-        found = {}
+        found: dict[str, None] = {}
         for binding in self.bindings:
             if binding.layer is layer and binding.role == "out":
-                for unit in self.units.of_slot[binding.slots]:
-                    reason = self.units.reason(unit)
+                for group in self.groups.of_slot[binding.slots]:
+                    reason = self.groups.reason(group)
                     if reason is not None:
                         found[reason] = None
         return list(found)
 
     def to_dict(self) -> dict:
-        """Returns the units as a dict of plain Python values, as of JSON."""
+        """Returns the groups as a dict of plain Python values, as of JSON."""
         return {
-            "units": [
+            "groups": [
                 {
-                    "unit": unit,
+                    "group": group,
                     "members": members,
-                    "stays": self.units.reason(unit),
+                    "stays": self.groups.reason(group),
                 }
-                for unit, members in self._members().items()
+                for group, members in self._members().items()
             ]
         }
 
     def __str__(self) -> str:
         lines = []
-        for unit, members in self._members().items():
-            reason = self.units.reason(unit)
+        for group, members in self._members().items():
+            reason = self.groups.reason(group)
             stays = "" if reason is None else f" (stays: {reason})"
-            lines.append(f"unit {unit}{stays}: {', '.join(members)}")
+            lines.append(f"group {group}{stays}: {', '.join(members)}")
         return "\n".join(lines)
 
     def _members(self) -> dict[int, list[str]]:
-        """What has a channel of each unit, in the order of the model."""
+        """What has a channel of each group, in the order of the model."""
         makers = {id(b.layer) for b in self.bindings if b.role == "out"}
-        members = collections.defaultdict(dict)
+        members: dict[int, dict[str, None]] = collections.defaultdict(dict)
         merges = collections.defaultdict(list)
         for merge in self.merges:
             merges[merge.after].append(merge)
         for index, binding in enumerate((*self.bindings, None)):
             for merge in merges[index]:
-                for unit in np.unique(self.units.of_slot[merge.slots]):
-                    members[int(unit)][merge.layer.name] = None
+                for group in np.unique(self.groups.of_slot[merge.slots]):
+                    members[int(group)][merge.layer.name] = None
             if binding is None:
                 break
-            layer, along = binding.layer, self.units.of_slot[binding.slots]
+            layer, along = binding.layer, self.groups.of_slot[binding.slots]
             name = f"{layer.name}.{binding.variable.name} {binding.role}"
-            for place, unit in enumerate(along):
+            for place, group in enumerate(along):
                 if binding.role != "through":
-                    members[int(unit)][f"{name} {place}"] = None
+                    members[int(group)][f"{name} {place}"] = None
                 elif id(layer) not in makers:
-                    members[int(unit)][layer.name] = None
-        return {unit: list(members[unit]) for unit in sorted(members)}
+                    members[int(group)][layer.name] = None
+        return {group: list(members[group]) for group in sorted(members)}
 
 
 def channel_graph(
@@ -133,8 +134,8 @@ def channel_graph(
     ... ])
     >>> for line in str(kprune.structure.channel_graph(model)).splitlines():
     ...     print(line.partition(" (")[0])
-    unit 0: a.kernel out 0, b.kernel in 0
-    unit 1
+    group 0: a.kernel out 0, b.kernel in 0
+    group 1
     """
     model = readable(model, "read the structure of")
     walk = Walk(model, weigh=False, pad_layer_norm=pad_layer_norm)
@@ -160,11 +161,7 @@ def readable(model, verb: str) -> keras.Model:
         ValueError: If it is no Keras model, is not built, or is subclassed
             and cannot be flattened.
     """
-    if not isinstance(model, keras.Model):
-        raise ValueError(
-            f"Expected a `keras.Model` to {verb}. "
-            f"Received: {model!r} (of type {type(model).__name__})"
-        )
+    check_model(model, verb)
     if keras_internals.has_graph(model):
         return model
     if isinstance(model, keras.Sequential) or not model.built:

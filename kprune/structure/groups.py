@@ -1,120 +1,258 @@
-"""Scoring units and choosing those that go."""
+"""Scoring groups of channels and choosing those that go."""
 
+import dataclasses
+import functools
 from collections.abc import Callable
 
 import numpy as np
 
-from kprune.granularities import Filter
-from kprune.ranking import keep_highest
 from kprune.structure.graph import ChannelGraph
-from kprune.structure.slots import Units
+from kprune.structure.slots import Groups
 
 
-def pool(
-    graph: ChannelGraph, read: dict[int, Callable]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Scores each unit: the L2 norm of the scores of all its kernels' slices.
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """A kernel that counts in the scores of the groups that it has slices of.
+
+    Args:
+        scores: Callable without arguments that returns the kernel's scores.
+        pool: Callable `(scores, axis) -> scores of the slices`.
+    """
+
+    scores: Callable[[], np.ndarray]
+    pool: Callable[[np.ndarray, int], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Producer:
+    """What a pruned layer makes, and how much of it is to go.
+
+    Args:
+        slots: Integer array: the slots that it makes.
+        sparsity: Float in `[0, 1)`.
+        granularity: Callable that chooses: with the channels' scores as an
+            array of shape `(1, channels)`.
+    """
+
+    slots: np.ndarray
+    sparsity: float
+    granularity: Callable
+
+
+def pool(graph: ChannelGraph, members: dict[int, Member]) -> np.ndarray:
+    """Scores each group: the mean over the kernels that have slices of it.
+
+    A kernel that has several slices of a group along an axis counts once, with
+    their mean.
 
     Args:
         graph: The `ChannelGraph`.
-        read: Dict from the id of each kernel variable that counts to a
-            callable that returns its scores, and a boolean array of its
-            weights that are pruned for good or `None` where none are.
+        members: Dict from the id of each kernel variable that counts to its
+            `Member`.
 
     Returns:
-        Tuple of a float array, one score per unit, and a boolean array: the
-        units of which no weight is left.
+        Float array, one score per group.
     """
-    totals = np.zeros(len(graph.units))
-    alive = np.zeros(len(graph.units), bool)
-    bindings = {}
-    for binding in graph.bindings:
-        if id(binding.variable) in read:
-            bindings.setdefault(id(binding.variable), []).append(binding)
-    for key, axes in bindings.items():
-        scores, dead = read[key]()
+    count = len(graph.groups)
+    totals, voices = np.zeros(count), np.zeros(count)
+    for key, axes in _bindings_of(graph, members).items():
+        member = members[key]
+        scores = member.scores()
         for binding in axes:
-            of_slot = graph.units.of_slot[binding.slots]
-            slices = _squares_along(scores, binding.axis)
-            totals += np.bincount(of_slot, slices, minlength=len(totals))
-            if dead is None:
-                alive[of_slot] = True
-            else:
-                others = tuple(set(range(dead.ndim)) - {binding.axis})
-                alive[of_slot[~dead.all(axis=others)]] = True
-    return np.sqrt(totals), ~alive
+            of_slot = graph.groups.of_slot[binding.slots]
+            slices = member.pool(scores, binding.axis)
+            sums = np.bincount(of_slot, slices, minlength=count)
+            times = np.bincount(of_slot, minlength=count)
+            totals += sums / np.maximum(times, 1)
+            voices += times > 0
+    means = totals / np.maximum(voices, 1)
+    # As long as a norm, in the order of the mean squares.
+    return np.sign(means) * np.sqrt(np.abs(means))
 
 
-def _squares_along(scores: np.ndarray, axis: int) -> np.ndarray:
-    """The sum of squares of each slice along an axis."""
-    shape = scores.shape
-    outer = int(np.prod(shape[:axis], dtype=np.int64))
-    block = scores.reshape(outer, shape[axis], -1)
-    return np.einsum("oci,oci->c", block, block, dtype=np.float64)
-
-
-def unit_classes(units: Units, producers: list[np.ndarray]) -> np.ndarray:
-    """Sorts units into classes: those that touch the same producers.
+def left(graph: ChannelGraph, kept: dict[int, np.ndarray | None]) -> np.ndarray:
+    """Of which groups any weight is left.
 
     Args:
-        units: The `Units`.
+        graph: The `ChannelGraph`.
+        kept: Dict from the id of each kernel variable that counts to a boolean
+            array of its shape; `None` where all of it is kept.
+
+    Returns:
+        Boolean array, one value per group.
+    """
+    is_left = np.zeros(len(graph.groups), bool)
+    for key, axes in _bindings_of(graph, kept).items():
+        weights = kept[key]
+        for binding in axes:
+            of_slot = graph.groups.of_slot[binding.slots]
+            if weights is None:
+                is_left[of_slot] = True
+            else:
+                others = set(range(weights.ndim)) - {binding.axis}
+                is_left[of_slot[weights.any(axis=tuple(others))]] = True
+    return is_left
+
+
+def _bindings_of(graph, variables) -> dict[int, list]:
+    """The bindings of each variable, by its id."""
+    found: dict[int, list] = {}
+    for binding in graph.bindings:
+        if id(binding.variable) in variables:
+            found.setdefault(id(binding.variable), []).append(binding)
+    return found
+
+
+def choose(
+    graph: ChannelGraph,
+    scores: np.ndarray,
+    gone: np.ndarray,
+    producers: list[Producer],
+    call: Callable,
+) -> np.ndarray:
+    """Decides which groups stay.
+
+    The sparsity applies to each class of groups that touch the same producers,
+    so that no producer is emptied. Where the producers of a class were given
+    different sparsities their mean counts. Of each *branch*, the groups of a
+    class that the same kernels read, at least one stays.
+
+    Args:
+        graph: The `ChannelGraph`.
+        scores: Float array: the score of each group.
+        gone: Boolean array: groups that are cut for good already; they stay
+            cut, and count.
+        producers: List of `Producer`.
+        call: Callable `(granularity, row, sparsity, of_group) -> mask`, which
+            calls a granularity with the scores of channels as an array of
+            shape `(1, channels)`; `of_group` is the group of each.
+
+    Returns:
+        Boolean array: True for the groups that stay.
+    """
+    groups = graph.groups
+    classes = group_classes(groups, [p.slots for p in producers])
+    wishes: dict[int, list[Producer]] = {}
+    for producer in producers:
+        for index in np.unique(classes[groups.of_slot[producer.slots]]):
+            wishes.setdefault(int(index), []).append(producer)
+    order = np.argsort(classes, kind="stable")
+    starts = np.searchsorted(classes[order], np.arange(classes.max() + 2))
+    scores = np.where(gone, scores.min(initial=0.0) - 1.0, scores)
+    branches = _branches(graph)
+    keep = np.ones(len(groups), bool)
+    for index, wish in wishes.items():
+        members = order[starts[index] : starts[index + 1]]
+        members = members[~groups.frozen[members]]
+        if not len(members):
+            continue
+        channels = _channels(groups, members, wish)
+        of_channel = np.repeat(members, channels)
+        mask = _agreed(
+            [
+                functools.partial(call, granularity, of_group=of_channel)
+                for granularity in {
+                    id(p.granularity): p.granularity for p in wish
+                }.values()
+            ],
+            scores[of_channel],
+            float(np.mean([producer.sparsity for producer in wish])),
+        )
+        keep[members] = _whole_groups(
+            mask, scores[members], gone[members], branches[members], channels
+        )
+    return keep
+
+
+def group_classes(groups: Groups, producers: list[np.ndarray]) -> np.ndarray:
+    """Sorts groups into classes: those that touch the same producers.
+
+    Args:
+        groups: The `Groups`.
         producers: List of integer arrays: the slots that each producer makes.
 
     Returns:
-        Integer array: the class of each unit; 0 is the class of those that
+        Integer array: the class of each group; 0 is the class of those that
         touch none.
     """
-    classes = np.zeros(len(units), np.int64)
+    classes = np.zeros(len(groups), np.int64)
     count = 1
     for slots in producers:
-        touched = np.unique(units.of_slot[slots])
+        touched = np.unique(groups.of_slot[slots])
         old, inverse = np.unique(classes[touched], return_inverse=True)
         classes[touched] = count + inverse
         count += len(old)
     return classes
 
 
-def choose(
-    units: Units,
-    scores: np.ndarray,
-    gone: np.ndarray,
-    producers: list[tuple[np.ndarray, float, Filter]],
-) -> np.ndarray:
-    """Decides which units stay.
+def _branches(graph: ChannelGraph) -> np.ndarray:
+    """Integer array: groups that the same kernels read are of one number."""
+    readers = [b.slots for b in graph.bindings if b.role == "in"]
+    return group_classes(graph.groups, readers)
 
-    The sparsity applies to each class of units that touch the same producers,
-    so that no producer is emptied. Where the producers of a class were given
-    different sparsities their mean counts.
+
+def _channels(groups, members, producers) -> np.ndarray:
+    """How many channels of a layer each of some groups stands for.
+
+    Most have one of each layer. Where parts of one layer's output were tied
+    to each other a group has several.
+    """
+    channels = np.ones(len(members), np.int64)
+    for producer in producers:
+        of_slot = groups.of_slot[producer.slots]
+        made = np.bincount(of_slot, minlength=len(groups))[members]
+        # All gates of a recurrent unit are one channel.
+        channels = np.maximum(channels, made // max(made.min(), 1))
+    return channels
+
+
+def _whole_groups(mask, scores, gone, branches, channels) -> np.ndarray:
+    """Boolean array: which groups stay where these channels were to stay.
 
     Args:
-        units: The `Units`.
-        scores: Float array: the score of each unit.
-        gone: Boolean array: units that are cut for good already; they stay
-            cut, and count.
-        producers: List of `(slots, sparsity, granularity)`: the slots that a
-            pruned layer makes, how sparse it is to be, and its `Filter`.
-
-    Returns:
-        Boolean array: True for the units that stay.
+        mask: Boolean array: for each channel whether it was chosen.
+        scores: Float array: the scores of the groups.
+        gone: Boolean array: those that are cut for good.
+        branches: Integer array: the branch of each.
+        channels: Integer array: how many channels each stands for.
     """
-    classes = unit_classes(units, [slots for slots, _, _ in producers])
-    keep = np.ones(len(units), bool)
-    wishes = {}
-    for slots, sparsity, granularity in producers:
-        for index in np.unique(classes[units.of_slot[slots]]):
-            wishes.setdefault(int(index), []).append((sparsity, granularity))
-    order = np.argsort(classes, kind="stable")
-    starts = np.searchsorted(classes[order], np.arange(classes.max() + 2))
-    lowest = np.nextafter(scores.min(initial=0.0), -np.inf)
-    scores = np.where(gone, lowest, scores)
-    for index, wish in wishes.items():
-        members = order[starts[index] : starts[index + 1]]
-        members = members[~units.frozen[members]]
-        if not len(members):
-            continue
-        sparsity = float(np.mean([sparsity for sparsity, _ in wish]))
-        multiple = int(np.lcm.reduce([f.multiple_of for _, f in wish]))
-        removed = Filter(multiple).removed_count(len(members), sparsity)
-        keep[members] = keep_highest(scores[members], removed)
-        keep[members[gone[members]]] = False
-    return keep
+    of_channel = np.repeat(np.arange(len(scores)), channels)
+    kept = np.bincount(of_channel, mask, minlength=len(scores)) == channels
+    best_first = np.argsort(-scores, kind="stable")
+    room = np.count_nonzero(mask) - channels[kept].sum()
+    for group in best_first if room else ():
+        if not kept[group] and channels[group] <= room:
+            kept[group] = True
+            room -= channels[group]
+    kept &= ~gone
+    for branch in np.unique(branches[~gone]):
+        of_branch = (branches == branch) & ~gone
+        if not kept[of_branch].any():
+            _move(kept, of_branch, best_first, branches, channels)
+    return kept
+
+
+def _move(kept, starved, best_first, branches, channels) -> None:
+    """Keeps the best group of a starved branch for the worst of others."""
+    (first, *_) = (group for group in best_first if starved[group])
+    kept[first] = True
+    needed = channels[first]
+    for group in reversed(best_first):
+        of_branch = branches == branches[group]
+        is_last = np.count_nonzero(kept & of_branch) == 1
+        if kept[group] and not is_last and channels[group] <= needed:
+            kept[group] = False
+            needed -= channels[group]
+        if not needed:
+            return
+
+
+def _agreed(choices: list[Callable], scores, sparsity) -> np.ndarray:
+    """A mask of as many channels as all of the granularities can keep."""
+    row = scores[None]
+    while True:
+        masks = [choose(row, sparsity)[0] for choose in choices]
+        most = max(masks, key=np.count_nonzero)
+        if all(np.count_nonzero(m) == np.count_nonzero(most) for m in masks):
+            return most
+        sparsity = 1 - np.count_nonzero(most) / most.size

@@ -2,13 +2,14 @@
 
 import itertools
 import tempfile
-import types
 import warnings
 
 import keras
 from keras import ops
 
-from kprune import keras_internals, layers
+from kprune import keras_internals
+from kprune.prunable import unwrapped
+from kprune.structure.functions import config_with_functions
 
 # They keep a vocabulary.
 LOOKUPS = (
@@ -33,12 +34,7 @@ def clone(layer, config: dict | None = None):
         return _clone_lambda(layer)
     if isinstance(layer, keras.layers.Lambda):
         return layer
-    whole = layer.get_config()
-    for key in whole:
-        # A function that is not registered does not come back from its name.
-        value = getattr(layer, key, None)
-        if isinstance(value, types.FunctionType):
-            whole[key] = value
+    whole = config_with_functions(layer)
     new = type(layer).from_config(_unbuilt({**whole, **(config or {})}))
     if isinstance(layer, LOOKUPS) and layer.get_vocabulary(
         include_special_tokens=False
@@ -241,13 +237,6 @@ def _unused(name: str, names: set) -> str:
     """The name, numbered if taken: a flattened model has several scopes."""
     numbered = (f"{name}_{index}" for index in itertools.count(1))
     return next(n for n in itertools.chain([name], numbered) if n not in names)
-
-
-def unwrapped(layer):
-    """The layer itself, or what it wraps if it is a prunable layer."""
-    if isinstance(layer, layers.PrunableLayer):
-        return layer.layer
-    return layer
 
 
 def _new_input(old, like):

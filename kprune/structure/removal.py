@@ -3,13 +3,14 @@
 import keras
 import numpy as np
 
-from kprune.prunable import prunable_layers
+from kprune.prunable import PrunableWeight, prunable_layers, unwrapped
+from kprune.structure import flattening
+from kprune.structure.functions import config_with_functions
 from kprune.structure.graph import readable
 from kprune.structure.rebuilding import (
     Rebuilder,
     clone,
     padded,
-    unwrapped,
 )
 from kprune.structure.records import Reading
 from kprune.structure.walk import Walk
@@ -19,7 +20,7 @@ def compact(model: keras.Model) -> keras.Model:
     """Makes a smaller model with equal outputs out of one with dead channels.
 
     It looks at the zeros in the weights, so it serves a model pruned by
-    anyone. A unit (channels that must be cut together, see
+    anyone. A group (channels that must be cut together, see
     `kprune.structure.channel_graph`) goes when nothing depends on it: all
     weights that read it are zero, or its value is the same whatever the input
     is. Such a constant is 0 for a filter without weights and bias behind
@@ -31,7 +32,8 @@ def compact(model: keras.Model) -> keras.Model:
 
     Args:
         model: A built model without prunable layers. A subclassed one is
-            flattened by a symbolic call.
+            flattened by a symbolic call; weights that this call does not use
+            in inference are left out, with a warning.
 
     Returns:
         A new model, not compiled. The one that is passed is not changed.
@@ -50,7 +52,8 @@ def compact(model: keras.Model) -> keras.Model:
     >>> kprune.compact(model).layers[0].units
     1
     """
-    model = readable(model, "compact")
+    original, model = model, readable(model, "compact")
+    flattening.warn_of_unused(original, model)
     if prunable_layers(model):
         raise ValueError(
             f"Model '{model.name}' has prunable layers. Use "
@@ -60,16 +63,19 @@ def compact(model: keras.Model) -> keras.Model:
     return remove_unused(model)
 
 
-def remove_unused(model: keras.Model) -> keras.Model:
+def remove_unused(
+    model: keras.Model, removal: "Removal | None" = None
+) -> keras.Model:
     """`compact` for a model that may have prunable layers, unwrapping them.
 
     Args:
         model: A built Sequential or Functional model.
+        removal: Its `Removal`, where it is known already.
 
     Returns:
         A new model of plain Keras layers.
     """
-    removal = Removal(model)
+    removal = removal or Removal(model)
     rebuilder = Rebuilder(
         removal.new_layer,
         removal.new_config,
@@ -89,35 +95,54 @@ class Removal:
 
     def __init__(self, model):
         self._walk = Walk(model, weigh=True)
-        self._units = self._walk.table.solve()
+        self._groups = self._walk.table.solve()
         readings = self._walk.readings
         self._calls = _grouped(readings, lambda r: id(r.variable))
         self._folding = _grouped(readings, lambda r: id(r.bias))
         self._configs = _grouped(
             self._walk.configs.items(), lambda item: item[0][0]
         )
-        self._makers = _grouped(
-            (b for b in self._walk.bindings.values() if b.role == "out"),
-            lambda b: id(b.layer),
+        # By variable: a layer may hold the layers that the graph shows.
+        self._bindings = _grouped(
+            self._walk.bindings.values(), lambda b: id(b.variable)
         )
         self._removed = self._unused()
-        self._keep = ~self._removed[self._units.of_slot]
+        self._keep = ~self._removed[self._groups.of_slot]
 
-    def removed_filters(self, layer) -> int:
-        """How many of a layer's output channels go."""
-        return sum(
-            int(np.count_nonzero(~self._keep[binding.slots]))
-            for binding in self._makers.get(id(layer), ())
-        )
+    def filters(self, layer, kernel: PrunableWeight) -> tuple[int, int] | None:
+        """How many channels a layer makes, and how many of them go.
+
+        Args:
+            layer: A layer, not wrapped.
+            kernel: The last of its kernels.
+
+        Returns:
+            Tuple of two integers; `None` where nothing is known of it.
+        """
+        made = [b for b in self._made_by(layer) if b.role == "out"]
+        if made:
+            # The gates of a recurrent unit are of one slot.
+            slots = np.unique(np.concatenate([b.slots for b in made]))
+            return len(slots), int(np.count_nonzero(~self._keep[slots]))
+        for binding in self._bindings.get(id(kernel.variable), ()):
+            # Channels go through it, as through a depthwise convolution.
+            if binding.role == "through":
+                each = kernel.outputs // len(binding.slots)
+                gone = int(np.count_nonzero(~self._keep[binding.slots]))
+                return each * len(binding.slots), each * gone
+        return None
 
     def reasons(self, layer) -> list[str]:
-        """Why output channels stay: frozen units, and readers to wrap."""
-        reasons = {}
-        for binding in self._makers.get(id(layer), ()):
-            along = self._units.of_slot[binding.slots]
-            for index in np.unique(self._units.reason_index[along]):
+        """Why output channels stay: frozen groups, and readers to wrap."""
+        made = self._made_by(layer)
+        if not made:
+            return [f"'{layer.name}' is not used in inference"]
+        reasons: dict[str, None] = {}
+        for binding in made:
+            along = self._groups.of_slot[binding.slots]
+            for index in np.unique(self._groups.reason_index[along]):
                 if index >= 0:
-                    reasons[self._units.reasons[index]] = None
+                    reasons[self._groups.reasons[index]] = None
             empty = along[_empty_slices(self._walk, binding)]
             empty = empty[~self._removed[empty]]
             for name in self._readers_of(empty):
@@ -125,7 +150,22 @@ class Removal:
                     f"masked filters stay: '{name}' reads them; wrap it too"
                 ] = None
             reasons.update(dict.fromkeys(self._sums_over(along, empty)))
+        groups = np.unique(self._groups.of_slot[_slots_of(made)])
+        if len(groups) == 1 and not reasons:
+            return [f"all filters of '{layer.name}' go together, so they stay"]
         return list(reasons)
+
+    def _made_by(self, layer) -> list:
+        """Where a layer's output channels are, or those that go through it."""
+        own = [
+            binding
+            for variable in layer.weights
+            for binding in self._bindings.get(id(variable), ())
+        ]
+        made = [binding for binding in own if binding.role == "out"]
+        return made or [
+            b for b in own if b.role == "through" and b.variable.ndim > 1
+        ]
 
     def new_layer(self, layer):
         """What stands in the place of a layer, without its weights."""
@@ -141,13 +181,13 @@ class Removal:
     def new_config(self, operation) -> dict:
         """What changes in the config of a layer or operation."""
         operation = unwrapped(operation)
-        changes = {}
+        changes: dict[str, object] = {}
         for (_, key), (slots, new) in self._configs.get(id(operation), ()):
             keep = self._keep[slots]
             if keep.all():
                 continue
             name, *path = key if isinstance(key, tuple) else (key,)
-            old = changes.get(name, operation.get_config().get(name))
+            old = changes.get(name, config_with_functions(operation).get(name))
             changes[name] = _changed(old, path, keep, new)
         return changes
 
@@ -173,7 +213,10 @@ class Removal:
             kept = int(np.count_nonzero(self._keep[slots]))
             if kept < len(slots):
                 array = array * factor(len(slots), kept)
-        array = array.astype(dtype, copy=False)
+        return self.cut(variable, array.astype(dtype, copy=False))
+
+    def cut(self, variable, array: np.ndarray) -> np.ndarray:
+        """An array of a variable's shape without the channels that go."""
         for axis in range(array.ndim):
             binding = self._walk.bindings.get((id(variable), axis))
             if binding is not None and not self._keep[binding.slots].all():
@@ -186,11 +229,11 @@ class Removal:
         return array
 
     def _unused(self) -> np.ndarray:
-        """Boolean array: the units that can go."""
-        kept = self._units.frozen.copy()
+        """Boolean array: the groups that can go."""
+        kept = self._groups.frozen.copy()
         for mixed in self._walk.sums:
             not_zero = mixed.channels.constants != 0
-            kept[self._units.of_slot[mixed.channels.slots[not_zero]]] = True
+            kept[self._groups.of_slot[mixed.channels.slots[not_zero]]] = True
         # No tensor and no variable may lose all of an axis.
         spans = list(self._walk.spans.values())
         spans += [b.slots for b in self._walk.bindings.values()]
@@ -199,7 +242,7 @@ class Removal:
             emptied = [
                 along[0]
                 for slots in spans
-                if removed[along := self._units.of_slot[slots]].all()
+                if removed[along := self._groups.of_slot[slots]].all()
             ]
             staying = emptied + self._outnumbered(removed)
             if not staying:
@@ -209,30 +252,30 @@ class Removal:
 
     def _outnumbered(self, removed) -> list[int]:
         """The units that have to stay so that balanced axes stay equal."""
-        units = []
+        groups = []
         for pair in self._walk.balanced:
-            along = [self._units.of_slot[slots] for slots in pair]
+            along = [self._groups.of_slot[slots] for slots in pair]
             first, second = (np.count_nonzero(~removed[a]) for a in along)
             fewer = along[0] if first < second else along[1]
-            units.extend(fewer[removed[fewer]][: abs(first - second)])
-        return units
+            groups.extend(fewer[removed[fewer]][: abs(first - second)])
+        return groups
 
     def _unneeded(self, kept) -> np.ndarray:
-        """Boolean array: the units that can go if those of `kept` stay."""
-        removed = np.zeros(len(self._units), bool)
+        """Boolean array: the groups that can go if those of `kept` stay."""
+        removed = np.zeros(len(self._groups), bool)
         while True:
             needed = kept.copy()
             for reading in self._walk.readings:
-                reads = self._units.of_slot[reading.channels.slots]
+                reads = self._groups.of_slot[reading.channels.slots]
                 needed[reads[self._needs(reading, removed)]] = True
             if np.array_equal(~needed, removed):
                 return removed
-            # Without these units more weights link to nothing.
+            # Without these groups more weights link to nothing.
             removed = ~needed
 
     def _needs(self, reading: Reading, removed: np.ndarray) -> np.ndarray:
         """Boolean array: the channels that a kernel's outputs depend on."""
-        gone = removed[self._units.of_slot[reading.out_slots]]
+        gone = removed[self._groups.of_slot[reading.out_slots]]
         linked = reading.linked[:, ~gone].any(axis=1)
         constants = reading.channels.constants
         # One bias cannot take in the constants of several calls.
@@ -241,26 +284,26 @@ class Removal:
             return linked & np.isnan(constants)
         return linked & (constants != 0)
 
-    def _readers_of(self, units: np.ndarray) -> list[str]:
-        """The names of the layers that depend on any of these units."""
-        names = {}
-        for reading in self._walk.readings if len(units) else ():
-            reads = self._units.of_slot[reading.channels.slots]
+    def _readers_of(self, groups: np.ndarray) -> list[str]:
+        """The names of the layers that depend on any of these groups."""
+        names: dict[str, None] = {}
+        for reading in self._walk.readings if len(groups) else ():
+            reads = self._groups.of_slot[reading.channels.slots]
             needs = self._needs(reading, self._removed)
-            if np.isin(reads[needs], units).any():
+            if np.isin(reads[needs], groups).any():
                 names[reading.layer.name] = None
         return list(names)
 
-    def _sums_over(self, units: np.ndarray, empty: np.ndarray) -> list[str]:
-        """Why units stay for calls that mix channels without weights.
+    def _sums_over(self, groups: np.ndarray, empty: np.ndarray) -> list[str]:
+        """Why groups stay for calls that mix channels without weights.
 
         Args:
-            units: Integer array.
-            empty: Integer array: those of the units that have no weights.
+            groups: Integer array.
+            empty: Integer array: those of the groups that have no weights.
         """
         masked, uncut = [], []
         for mixed in self._walk.sums:
-            mixes = self._units.of_slot[mixed.channels.slots]
+            mixes = self._groups.of_slot[mixed.channels.slots]
             not_zero = mixes[mixed.channels.constants != 0]
             if np.isin(not_zero, empty).any():
                 masked.append(
@@ -268,14 +311,14 @@ class Removal:
                     "them, and they are not 0"
                 )
             elif mixed.reason and not self._removed[mixes].any():
-                if np.isin(mixes, units).any():
+                if np.isin(mixes, groups).any():
                     uncut.append(mixed.reason)
         # One option is the same for every layer of a deep stack.
         return masked + uncut[:1]
 
     def _removed_constant(self, reading: Reading) -> np.ndarray:
         """What a kernel made of the constants that it no longer reads."""
-        gone = self._removed[self._units.of_slot[reading.channels.slots]]
+        gone = self._removed[self._groups.of_slot[reading.channels.slots]]
         constants = reading.channels.constants
         constants = np.where(gone & np.isfinite(constants), constants, 0.0)
         if not constants.any():
@@ -287,9 +330,13 @@ class Removal:
         return constants @ weights.sum(axis=space, dtype=np.float64)
 
 
+def _slots_of(bindings) -> np.ndarray:
+    return np.concatenate([binding.slots for binding in bindings])
+
+
 def _grouped(items, key) -> dict:
     """The items in lists, by what `key` returns for them."""
-    groups = {}
+    groups: dict = {}
     for item in items:
         groups.setdefault(key(item), []).append(item)
     return groups

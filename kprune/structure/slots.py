@@ -1,7 +1,7 @@
-"""Slots, the edges that tie them, and the units that come out.
+"""Slots, the edges that tie them, and the groups that come out.
 
 A *slot* is one channel of one freshly produced axis: a Conv2D of 64 filters
-makes 64 of them. Operations tie slots together; a connected set is a *unit*:
+makes 64 of them. Operations tie slots together; a connected set is a *group*:
 what must be kept or cut together.
 """
 
@@ -19,6 +19,15 @@ class Channels:
         constants: Float array of the same length: the value that a channel
             has everywhere whatever the model's input is, nan where it
             depends on the input.
+
+    Example:
+
+    >>> channels = kprune.structure.Channels(
+    ...     slots=np.array([3, 4, 5]), constants=np.array([0.0, np.nan, 1.0]))
+    >>> len(channels), channels.take([2, 0]).slots
+    (3, array([5, 3]))
+    >>> channels.zeros_only().constants
+    array([ 0., nan, nan])
     """
 
     slots: np.ndarray
@@ -77,8 +86,8 @@ class SlotTable:
         """Says that these slots cannot be cut, and why."""
         self._freezes.append((slots, reason))
 
-    def solve(self) -> "Units":
-        """Finds the units: the connected components of the ties."""
+    def solve(self) -> "Groups":
+        """Finds the groups: the connected components of the ties."""
         labels = np.arange(self.size)
         if self._ties:
             first = np.concatenate([tie[0] for tie in self._ties])
@@ -86,13 +95,13 @@ class SlotTable:
             labels = _components(labels, first, second)
         _, of_slot = np.unique(labels, return_inverse=True)
         count = int(of_slot.max()) + 1 if self.size else 0
-        units = Units(of_slot, np.full(count, -1), [])
+        groups = Groups(of_slot, np.full(count, -1), [])
         for slots, reason in self._freezes:
             frozen = of_slot[slots]
-            units.reasons.append(reason)
-            open_units = frozen[units.reason_index[frozen] < 0]
-            units.reason_index[open_units] = len(units.reasons) - 1
-        return units
+            groups.reasons.append(reason)
+            open_groups = frozen[groups.reason_index[frozen] < 0]
+            groups.reason_index[open_groups] = len(groups.reasons) - 1
+        return groups
 
 
 def _components(labels, first, second):
@@ -110,12 +119,12 @@ def _components(labels, first, second):
 
 
 @dataclasses.dataclass(frozen=True)
-class Units:
+class Groups:
     """The connected sets of slots.
 
     Args:
-        of_slot: Integer array: the unit of each slot.
-        reason_index: Integer array: for each unit the index in `reasons` of
+        of_slot: Integer array: the group of each slot.
+        reason_index: Integer array: for each group the index in `reasons` of
             why it is frozen, -1 where it can be cut.
         reasons: List of strings.
     """
@@ -129,10 +138,10 @@ class Units:
 
     @property
     def frozen(self) -> np.ndarray:
-        """Boolean array: whether each unit must stay."""
+        """Boolean array: whether each group must stay."""
         return self.reason_index >= 0
 
-    def reason(self, unit: int) -> str | None:
-        """Why a unit is frozen, `None` where it is not."""
-        index = self.reason_index[unit]
+    def reason(self, group: int) -> str | None:
+        """Why a group is frozen, `None` where it is not."""
+        index = self.reason_index[group]
         return self.reasons[index] if index >= 0 else None

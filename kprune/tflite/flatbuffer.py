@@ -9,6 +9,7 @@ import struct
 
 import numpy as np
 
+from kprune.files import check_is_file
 from kprune.tflite import damage
 
 # Numbers that a model multiplies with or adds; the other constants of a file
@@ -185,8 +186,7 @@ def read(path: str | os.PathLike) -> tuple[Graph, ...]:
     from ai_edge_litert import schema_py_generated as schema
 
     path = os.fspath(path)
-    if not os.path.isfile(path):
-        raise ValueError(f"There is no file '{path}'.")
+    check_is_file(path)
     with open(path, "rb") as file:
         content = file.read()
     if content[4:8] != b"TFL3":

@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 
-from kprune.tflite import flatbuffer
+from kprune.tflite import flatbuffer, interpreter
 
 # Other models pass through the caches between two turns of one, so a turn has
 # to last; what a computer does besides then meets all models alike.
@@ -92,15 +92,15 @@ def measure(
         ValueError: If a file is missing, damaged, or cannot run, or its inputs
             leave more open than the batch.
     """
-    interpreters = [load(file) for file in (path, reference, reference)]
-    durations = [_run(interpreter, 3) for interpreter in interpreters]
+    loaded = [load(file) for file in (path, reference, reference)]
+    durations = [_run(of_file, 3) for of_file in loaded]
     invokes = [math.ceil(_SECONDS_PER_TURN / seconds) for seconds in durations]
     times = np.zeros((3, rounds))
     generator = np.random.default_rng(0)
     for index in range(rounds):
         for which in generator.permutation(3):
-            interpreters[which].invoke()
-            times[which, index] = _run(interpreters[which], invokes[which])
+            loaded[which].invoke()
+            times[which, index] = _run(loaded[which], invokes[which])
     seconds, reference_seconds, _ = np.median(times, axis=1)
     return Latency(
         float(seconds),
@@ -125,8 +125,6 @@ def load(path: str | os.PathLike):
         ValueError: If the file is missing, damaged, or cannot run, or its
             inputs leave more open than the batch.
     """
-    from ai_edge_litert.interpreter import Interpreter
-
     # A damaged file could bring the interpreter and Python down.
     graph, *_ = flatbuffer.read(path)
     for tensor in (graph.tensors[index] for index in graph.inputs):
@@ -143,18 +141,18 @@ def load(path: str | os.PathLike):
                 f"{sizes}"
             )
     try:
-        interpreter = Interpreter(model_path=os.fspath(path), num_threads=1)
-        interpreter.allocate_tensors()
-        for detail in interpreter.get_input_details():
-            interpreter.set_tensor(detail["index"], _random(detail))
-        interpreter.invoke()
+        loaded = interpreter.load(path)
+        loaded.allocate_tensors()
+        for detail in loaded.get_input_details():
+            loaded.set_tensor(detail["index"], _random(detail))
+        loaded.invoke()
     except (RuntimeError, ValueError) as error:
         raise ValueError(
             f"LiteRT cannot run '{os.fspath(path)}': {error}. Files that "
             "`kprune.export` writes were run once; export the model again "
             "with it."
         ) from error
-    return interpreter
+    return loaded
 
 
 def _random(detail) -> np.ndarray:
@@ -169,11 +167,11 @@ def _random(detail) -> np.ndarray:
     return generator.integers(2, size=shape).astype(dtype)
 
 
-def _run(interpreter, invokes) -> float:
+def _run(loaded, invokes) -> float:
     """Seconds of one invoke."""
     started = time.perf_counter()
     for _ in range(invokes):
-        interpreter.invoke()
+        loaded.invoke()
     return (time.perf_counter() - started) / invokes
 
 

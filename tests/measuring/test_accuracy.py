@@ -91,7 +91,7 @@ def _two_outputs(x):
         (None, lambda: [], "`data` is empty"),
         (None, lambda: (X[:, :2], Y), r"'net' cannot .* of shape \(5, 2\)"),
         (None, lambda: [(X[:, :2], Y)], r"'net' cannot .* of shape \(5, 2\)"),
-        (None, lambda: (X, Y[:2]), r"y of shape \(2,\)"),
+        (None, lambda: (X, Y[:2]), r"x of 5 samples and y of shape \(2,\)"),
         (None, lambda: (X, [[0, 1], [2]]), "`y` must be an array"),
         (None, lambda: (X, np.array(list("abcab"))), "classes as numbers"),
         (_two_outputs, lambda: (X, Y), "'net' with 2 outputs"),

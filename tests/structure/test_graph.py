@@ -1,4 +1,4 @@
-"""The channel graph: units, reasons, and rules of users."""
+"""The channel graph: groups, reasons, and rules of users."""
 
 import keras
 import numpy as np
@@ -20,12 +20,12 @@ def test_the_graph_in_words():
     x = layers.Dense(1, name="logits")(layers.Flatten()(x))
     lines = str(channel_graph(keras.Model(inputs, x))).splitlines()
     assert lines[0] == (
-        "unit 0: first.kernel out 0, bn, second.kernel out 0, "
+        "group 0: first.kernel out 0, bn, second.kernel out 0, "
         "second.kernel in 0, add, logits.kernel in 0, logits.kernel in 2, "
         "logits.kernel in 4, logits.kernel in 6"
     )
-    assert lines[1].startswith("unit 1: first.kernel out 1, bn,")
-    assert lines[2].startswith("unit 2 (stays: it is an output of the model")
+    assert lines[1].startswith("group 1: first.kernel out 1, bn,")
+    assert lines[2].startswith("group 2 (stays: it is an output of the model")
     assert lines[2].endswith("): logits.kernel out 0")
 
 
@@ -207,4 +207,4 @@ def test_a_rule_that_forgets_a_variable_is_named():
 
 def test_large_models_are_quick_to_print_and_complete():
     graph = channel_graph(convnet())
-    assert len(str(graph).splitlines()) == len(graph.units) == 8 + 16 + 42
+    assert len(str(graph).splitlines()) == len(graph.groups) == 8 + 16 + 42

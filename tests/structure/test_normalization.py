@@ -20,7 +20,7 @@ from kprune.structure import channel_graph
 
 pytestmark = pytest.mark.usefixtures("float64")
 
-PADS = kprune.granularities.Filter(pad_layer_norm=True)
+PADS = {"pad_layer_norm": True}
 
 
 def _x(model):
@@ -28,9 +28,10 @@ def _x(model):
     return np.random.default_rng(0).normal(size=(4, *shape))
 
 
-def _cut(model, granularity=PADS, sparsity=0.5):
+def _cut(model, options=PADS, sparsity=0.5):
     """What is left of a model, equal to the masked one."""
-    return shrunk(model, _x(model), sparsity, granularity, EXACT_MEAN)
+    x = _x(model)
+    return shrunk(model, x, sparsity, tolerance=EXACT_MEAN, **options)
 
 
 def _stack(*middle, shape=(5, 3), width=8):
@@ -77,16 +78,16 @@ def _widths(model):
 
 
 @pytest.mark.parametrize(
-    ("norm", "granularity", "residual"),
+    ("norm", "options", "residual"),
     [
-        (layers.LayerNormalization, "filter", 8),
+        (layers.LayerNormalization, {}, 8),
         (layers.LayerNormalization, PADS, 4),
-        (layers.RMSNormalization, "filter", 4),
-        (layers.UnitNormalization, "filter", 4),
+        (layers.RMSNormalization, {}, 4),
+        (layers.UnitNormalization, {}, 4),
     ],
 )
-def test_the_residual_width_of_a_transformer(norm, granularity, residual):
-    small = _cut(_transformer(norm), granularity)
+def test_the_residual_width_of_a_transformer(norm, options, residual):
+    small = _cut(_transformer(norm), options)
     assert _widths(small) == [residual, 6, residual, 6, residual]
 
 
@@ -118,7 +119,7 @@ def test_a_convnext_like_net(has_stem_norm, width):
     assert small.get_layer("mix1").bias.shape == (width,)
     assert small.get_layer("down1").units == width
     assert small.get_layer("up1").units == 8
-    assert _cut(model, "filter").get_layer("stem").filters == 8
+    assert _cut(model, {}).get_layer("stem").filters == 8
 
 
 @pytest.mark.parametrize(
@@ -177,7 +178,7 @@ def test_a_padded_layer_norm_in_tflite(tmp_path):
     keras.config.set_floatx("float32")
     keras.config.set_dtype_policy("float32")
     model = kprune.make_prunable(_stack(layers.LayerNormalization()))
-    small = kprune.strip(kprune.prune(model, 0.5, granularity=PADS))
+    small = kprune.strip(kprune.prune(model, 0.5, granularity="filter", **PADS))
     assert small.layers[0].units == 4
     kprune.export(small, tmp_path / "model.tflite")
     run = Interpreter(str(tmp_path / "model.tflite")).get_signature_runner()
@@ -197,7 +198,7 @@ def test_a_padded_layer_norm_is_pruned_again():
 def test_a_padded_layer_norm_in_half_precision():
     keras.config.set_dtype_policy("mixed_float16")
     model = kprune.make_prunable(_stack(layers.LayerNormalization()))
-    kprune.prune(model, 0.5, granularity=PADS)
+    kprune.prune(model, 0.5, granularity="filter", **PADS)
     small = kprune.strip(model)
     assert small.layers[1].inputs[0].dtype == "float16"
     x = _x(model)
@@ -209,38 +210,26 @@ def test_layer_norm_freezes_without_the_option():
     (reason,) = _reasons(layers.LayerNormalization(name="ln"))
     assert reason == (
         "'ln' (LayerNormalization) normalizes over it; "
-        "`kprune.granularities.Filter(pad_layer_norm=True)` cuts it"
+        "`pad_layer_norm=True` of `kprune.prune` cuts it"
     )
     norm = layers.LayerNormalization(name="ln")
     assert _reasons(norm, pad_layer_norm=True) == []
 
 
-def test_the_option_of_any_layer_counts():
-    def pruned(granularity):
-        model = _stack(layers.LayerNormalization(), layers.Dense(8))
-        first, norm, second, *rest = model.layers
-        model = keras.Sequential(
-            [
-                keras.Input((5, 3)),
-                kprune.PrunableDense(first, granularity="filter"),
-                norm,
-                kprune.PrunableDense(second, granularity=granularity),
-                *rest,
-            ]
-        )
-        return kprune.prune(model, 0.5)
-
-    model = pruned("filter")
-    assert kprune.strip(model).layers[0].units == 8
-    assert "pad_layer_norm" in kprune.report(model).layers[0].reason
-    model = pruned(PADS)
-    assert kprune.strip(model).layers[0].units == 4
-    assert "pad_layer_norm" not in kprune.report(model).layers[0].reason
+def test_the_option_is_of_the_model():
+    model = _stack(layers.LayerNormalization(), layers.Dense(8))
+    prunable = kprune.make_prunable(model)
+    kprune.prune(prunable, 0.5, granularity="filter")
+    assert kprune.strip(prunable).layers[0].units == 8
+    assert "pad_layer_norm" in kprune.report(prunable).layers[0].reason
+    kprune.prune(prunable, 0.5, granularity="filter", **PADS)
+    assert kprune.strip(prunable).layers[0].units == 4
+    assert "pad_layer_norm" not in kprune.report(prunable).layers[0].reason
 
 
 def test_the_option_can_change_between_updates():
     model = kprune.make_prunable(_stack(layers.LayerNormalization()))
-    pruner = kprune.pruning.MaskUpdater(granularity=PADS)
+    pruner = kprune.pruning.MaskUpdater(granularity="filter", **PADS)
     pruner.update(model, 0.5)
     assert kprune.strip(model).layers[0].units == 4
     kprune.prune(model, 0.5, granularity="filter")

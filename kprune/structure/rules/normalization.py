@@ -64,7 +64,7 @@ def layer_normalization(walk, call):
     }
     reason = (
         f"{name} normalizes over it; "
-        "`kprune.granularities.Filter(pad_layer_norm=True)` cuts it"
+        "`pad_layer_norm=True` of `kprune.prune` cuts it"
     )
     channels = x.axes.get(last)
     if channels is None:

@@ -1,0 +1,100 @@
+"""A member asks for what it needs by the names of its keyword-only parameters.
+
+As a test names its fixtures:
+
+    def aged(kernel, *, mask, progress): ...
+
+| name | what the member gets | who can ask |
+|---|---|---|
+| `mask` | boolean array of the kernel's shape: the mask as it is now | criteria, granularities |
+| `sparsity` | float: the sparsity asked of this kernel | criteria |
+| `progress` | float in [0, 1]: how much of the training is done | all |
+| `generator` | `numpy.random.Generator`, seeded, of this kernel's own | criteria, granularities |
+| `score` | callable from some of the weights to their scores, see below | granularities |
+| `scores` | sequence, one item a layer: an iterable of its kernels' scores | allocations |
+
+A parameter without a default must be one of these names. One whose default is
+`None` gets the value too, where its name is among them. Any other default is
+the member's own option, and stays.
+
+A granularity that asks for `score` can rank single weights, wherever they are,
+a piece at a time, so that no array of all scores is made. It is called with
+the kernel in its own order in place of the scores; where the scores are known
+already it gets these, in that order, and `score` is `None`.
+"""  # noqa: E501
+
+import inspect
+from collections.abc import Callable, Mapping
+
+_KERNEL = ("generator", "mask", "progress")
+# What each family can ask for.
+KNOWN = {
+    "criterion": (*_KERNEL, "sparsity"),
+    "granularity": (*_KERNEL, "score"),
+    "allocation": ("progress", "scores"),
+}
+
+
+def names(member: Callable, family: str) -> tuple[str, ...]:
+    """What a member asks for.
+
+    Args:
+        member: A criterion, granularity or allocation.
+        family: String: one of `KNOWN`.
+
+    Returns:
+        Tuple of names.
+
+    Raises:
+        ValueError: If it asks for what is not known, with the list.
+
+    Example:
+
+    >>> def aged(kernel, *, progress, power=2):
+    ...     return np.abs(kernel) ** (power * progress)
+    >>> kprune.observing.requests.names(aged, "criterion")
+    ('progress',)
+    """
+    known = KNOWN[family]
+    asked = []
+    for parameter in _keywords(member):
+        name, is_needed = parameter.name, parameter.default is parameter.empty
+        if name in known and (is_needed or parameter.default is None):
+            asked.append(name)
+        elif is_needed:
+            raise ValueError(
+                f"The {family} {member!r} asks for `{name}`, which is not "
+                f"known. Expected keyword-only parameters named {list(known)}, "
+                "or ones with a default."
+            )
+    return tuple(asked)
+
+
+def _keywords(member) -> list[inspect.Parameter]:
+    try:
+        parameters = inspect.signature(member).parameters.values()
+    except (TypeError, ValueError):
+        return []  # A function in C, such as some of NumPy's: no names.
+    return [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+
+
+def answer(
+    member: Callable, family: str, *arguments, offers: Mapping[str, Callable]
+):
+    """Calls a member with what it asks for.
+
+    Args:
+        member: A criterion, granularity or allocation.
+        family: String: one of `KNOWN`.
+        *arguments: Its positional arguments.
+        offers: Mapping from a name to a callable without arguments that
+            returns what goes by it.
+
+    Returns:
+        What the member returns.
+
+    Raises:
+        ValueError: If it asks for what is not known.
+    """
+    asked = {name: offers[name]() for name in names(member, family)}
+    return member(*arguments, **asked)
