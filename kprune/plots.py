@@ -38,7 +38,7 @@ def mask(layer: PrunableLayer, name: str = "kernel", *, figure=None):
     Example:
 
     ```python
-    layer = model.get_layer("prunable_hidden")
+    layer = model.get_layer("hidden")
     kprune.plots.mask(layer).savefig("hidden.png")
     ```
     """
