@@ -39,8 +39,8 @@ class Walk(Notes):
         self._has_masks = bool(prunable_layers(model))
         self._owners = owners(model)
         outputs = self._follow(model, [{} for _ in model.inputs])
-        for tensor, axes in zip(model.outputs, outputs):
-            self.freeze(axes, f"it is an output of the model ({tensor.name})")
+        for axes in outputs:
+            self.freeze(axes, "it is an output of the model")
         self.freeze_held()
 
     # What rules call, beside what `Notes` has.
