@@ -7,6 +7,7 @@ import keras
 
 from kprune import layers, weights
 from kprune.prunable import prunable_layers
+from kprune.structure import flattening
 from kprune.structure.graph import readable
 from kprune.structure.rebuilding import Rebuilder, clone
 
@@ -24,7 +25,8 @@ def make_prunable(
 
     Args:
         model: A built model. A subclassed one is flattened by a symbolic
-            call, and comes back as a functional model.
+            call, and comes back as a functional model, without the weights
+            that its call does not use in inference, such as a teacher's.
         where: Callable from a layer to a boolean: which of the layers with
             kernels to wrap. `None` wraps all.
 
@@ -38,7 +40,7 @@ def make_prunable(
 
     Warns:
         UserWarning: If the model's class trains in its own way, which the new
-            model does not.
+            model does not; or if weights are left out, with their names.
 
     Example:
 
@@ -53,6 +55,7 @@ def make_prunable(
     ['prunable_hidden', 'logits']
     """
     original, model = model, readable(model, "make prunable")
+    flattening.warn_of_unused(original, model)
     if model is not original:
         _warn_of_own_training(original)
     if prunable_layers(model):

@@ -21,6 +21,7 @@ from kprune.exporting import (
 from kprune.keras_internals import sublayers
 from kprune.prunable import masked_share, prunable_layers
 from kprune.stripping import strip
+from kprune.structure import flattening
 from kprune.structure.graph import readable
 
 _WRITERS = {
@@ -166,7 +167,8 @@ def export(
     """
     if isinstance(model, (str, os.PathLike)):
         model = files.load_model(model)
-    model = readable(model, "export")
+    original, model = model, readable(model, "export")
+    flattening.warn_of_unused(original, model)
     path = pathlib.Path(path)
     format = target.format_of(path, format)
     _check_tflite_only(format, quantize, sparse)

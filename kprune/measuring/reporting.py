@@ -8,7 +8,13 @@ import keras
 from rich.console import Console
 from rich.table import Table
 
-from kprune import granularities, keras_internals, received, weights
+from kprune import (
+    granularities,
+    keras_internals,
+    masks,
+    received,
+    weights,
+)
 from kprune.measuring import costs
 from kprune.measuring import macs as model_macs
 from kprune.measuring.comparison import (
@@ -329,14 +335,15 @@ def _reason(layer, removal) -> str:
     reasons = []
     if not (layer.trainable and plain.trainable):
         reasons.append("frozen (trainable=False)")
-    granularity = granularities.get(layer.granularity)
-    if removal is not None and (
-        getattr(granularity, "whole_groups", False)
-        # No single weights go, whatever else does.
-        or all(
-            removal.cut(weight.variable, weights.to_numpy(weight.mask)).all()
-            for weight in weights_of(layer)
-        )
-    ):
+    if removal is not None and _loses_filters(layer):
         reasons.extend(removal.reasons(plain))
     return "; ".join(reasons)
+
+
+def _loses_filters(layer) -> bool:
+    """Whether whole filters are what is or would be masked of a layer."""
+    granularity = granularities.get(layer.granularity)
+    return getattr(granularity, "whole_groups", False) or all(
+        masks.is_of_slices(weights.to_numpy(layer.masks[name]))
+        for name in layer.kernels
+    )

@@ -1,7 +1,9 @@
 """What a walk over a model writes down."""
 
+import keras
 import numpy as np
 
+from kprune import weights
 from kprune.structure.records import (
     Axes,
     Binding,
@@ -34,7 +36,7 @@ class Notes:
         self.operations = {}
         self.held = []
         self.balanced = []
-        self.visited = set()
+        self.visited = {}
 
     def variable(self, layer, name: str):
         """The layer's own variable of that name, `None` if it has none."""
@@ -189,6 +191,44 @@ class Notes:
         for axis, channels in axes.items():
             if axis != but:
                 self.table.freeze(channels.slots, reason)
+
+    def keep(self, layer, reason: str) -> None:
+        """Says that all channels which a layer makes stay, and why.
+
+        Args:
+            layer: The layer or operation.
+            reason: String.
+        """
+        if isinstance(layer, keras.layers.Layer):
+            for kernel in weights.kernels(layer).values():
+                slots = self.produce(layer, kernel, len(kernel.shape) - 1)
+                self.table.freeze(slots, reason)
+
+    def refuse(self, layer, tensors, reason: str) -> None:
+        """Says that nothing is cut of what a call reads and makes, and why.
+
+        Args:
+            layer: The layer or operation.
+            tensors: The `Tensor`s that it is called with.
+            reason: String.
+        """
+        for tensor in tensors:
+            self.freeze(tensor.axes, reason)
+        self.keep(layer, reason)
+
+    def keep_rest(self) -> None:
+        """Keeps what no rule has said anything of."""
+        said = {
+            id(b.variable)
+            for b in self.bindings.values()
+            if b.role != "in" and b.variable.ndim > 1
+        }
+        for layer in self.visited.values():
+            if isinstance(layer, keras.layers.Layer) and not any(
+                id(variable) in said for variable in layer.weights
+            ):
+                reason = f"'{layer.name}' makes no channels that can be cut"
+                self.keep(layer, reason)
 
     def merge(self, operation, outputs: list[Axes]) -> None:
         """Says that an operation makes these outputs of several tensors."""

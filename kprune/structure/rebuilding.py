@@ -2,7 +2,6 @@
 
 import itertools
 import tempfile
-import types
 import warnings
 
 import keras
@@ -10,6 +9,7 @@ from keras import ops
 
 from kprune import keras_internals
 from kprune.prunable import unwrapped
+from kprune.structure.functions import config_with_functions
 
 # They keep a vocabulary.
 LOOKUPS = (
@@ -34,12 +34,7 @@ def clone(layer, config: dict | None = None):
         return _clone_lambda(layer)
     if isinstance(layer, keras.layers.Lambda):
         return layer
-    whole = layer.get_config()
-    for key in whole:
-        # A function that is not registered does not come back from its name.
-        value = getattr(layer, key, None)
-        if isinstance(value, types.FunctionType):
-            whole[key] = value
+    whole = config_with_functions(layer)
     new = type(layer).from_config(_unbuilt({**whole, **(config or {})}))
     if isinstance(layer, LOOKUPS) and layer.get_vocabulary(
         include_special_tokens=False

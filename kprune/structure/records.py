@@ -1,8 +1,10 @@
 """What the walk hands to the rules, and what it writes down."""
 
 import dataclasses
+import functools
 import inspect
 
+import keras
 import numpy as np
 
 from kprune.structure.slots import Channels
@@ -35,24 +37,67 @@ class LayerCall:
 
     Args:
         layer: The layer or operation, unwrapped.
-        inputs: Tuple of `Tensor`: all tensors among the arguments.
-        output_shapes: Tuple of shapes.
         args: Tuple of the positional arguments, `Tensor`s in their places.
         kwargs: Dict of the keyword arguments, likewise.
+        output_shapes: Tuple of shapes.
         key: Integer that tells the call from others of the same layer.
+
+    Example:
+
+    >>> x = kprune.structure.Tensor((None, 5, 8), axes={})
+    >>> mask = kprune.structure.Tensor((None, 5), axes={}, dtype="bool")
+    >>> call = kprune.structure.LayerCall(
+    ...     keras.layers.LSTM(4), (x,), {"mask": mask}, ((None, 4),), key=0)
+    >>> [tensor.shape for tensor in call.inputs]
+    [(None, 5, 8)]
+    >>> [tensor.shape for tensor in call.masks]
+    [(None, 5)]
     """
 
     layer: object
-    inputs: tuple
-    output_shapes: tuple
     args: tuple
     kwargs: dict
+    output_shapes: tuple
     key: int
 
     def named(self) -> dict:
         """The arguments of the call by their names; those not given lack."""
         signature = inspect.signature(self.layer.call)
         return signature.bind(*self.args, **self.kwargs).arguments
+
+    @functools.cached_property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """All `Tensor`s among the arguments but masks."""
+        return self._split[0]
+
+    @functools.cached_property
+    def masks(self) -> tuple[Tensor, ...]:
+        """The masks among the arguments, given by the user or by Keras.
+
+        They are what goes by the name `mask`, or by one that ends in
+        `_mask`, behind the first argument. The walk freezes their axes.
+        """
+        return self._split[1]
+
+    @functools.cached_property
+    def _split(self) -> tuple[tuple, tuple]:
+        inputs, masks = [], []
+        signature = inspect.signature(self.layer.call)
+        first = next(iter(signature.parameters))
+        named = self.named()
+        for name, argument in named.items():
+            kind = signature.parameters[name].kind
+            is_open = kind is inspect.Parameter.VAR_KEYWORD
+            given = argument if is_open else {name: argument}
+            for key, value in given.items():
+                is_mask = key != first and f"_{key}".endswith("_mask")
+                found = masks if is_mask else inputs
+                found.extend(
+                    item
+                    for item in keras.tree.flatten(value)
+                    if isinstance(item, Tensor)
+                )
+        return tuple(inputs), tuple(masks)
 
 
 @dataclasses.dataclass(frozen=True)

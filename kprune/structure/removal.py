@@ -4,6 +4,8 @@ import keras
 import numpy as np
 
 from kprune.prunable import PrunableWeight, prunable_layers, unwrapped
+from kprune.structure import flattening
+from kprune.structure.functions import config_with_functions
 from kprune.structure.graph import readable
 from kprune.structure.rebuilding import (
     Rebuilder,
@@ -30,7 +32,8 @@ def compact(model: keras.Model) -> keras.Model:
 
     Args:
         model: A built model without prunable layers. A subclassed one is
-            flattened by a symbolic call.
+            flattened by a symbolic call; weights that this call does not use
+            in inference are left out, with a warning.
 
     Returns:
         A new model, not compiled. The one that is passed is not changed.
@@ -49,7 +52,8 @@ def compact(model: keras.Model) -> keras.Model:
     >>> kprune.compact(model).layers[0].units
     1
     """
-    model = readable(model, "compact")
+    original, model = model, readable(model, "compact")
+    flattening.warn_of_unused(original, model)
     if prunable_layers(model):
         raise ValueError(
             f"Model '{model.name}' has prunable layers. Use "
@@ -98,9 +102,9 @@ class Removal:
         self._configs = _grouped(
             self._walk.configs.items(), lambda item: item[0][0]
         )
-        self._makers = _grouped(
-            (b for b in self._walk.bindings.values() if b.role == "out"),
-            lambda b: id(b.layer),
+        # By variable: a layer may hold the layers that the graph shows.
+        self._bindings = _grouped(
+            self._walk.bindings.values(), lambda b: id(b.variable)
         )
         self._removed = self._unused()
         self._keep = ~self._removed[self._groups.of_slot]
@@ -115,17 +119,14 @@ class Removal:
         Returns:
             Tuple of two integers; `None` where nothing is known of it.
         """
-        made = self._makers.get(id(layer))
+        made = [b for b in self._made_by(layer) if b.role == "out"]
         if made:
             # The gates of a recurrent unit are of one slot.
             slots = np.unique(np.concatenate([b.slots for b in made]))
             return len(slots), int(np.count_nonzero(~self._keep[slots]))
-        for binding in self._walk.bindings.values():
+        for binding in self._bindings.get(id(kernel.variable), ()):
             # Channels go through it, as through a depthwise convolution.
-            if (
-                binding.variable is kernel.variable
-                and binding.role == "through"
-            ):
+            if binding.role == "through":
                 each = kernel.outputs // len(binding.slots)
                 gone = int(np.count_nonzero(~self._keep[binding.slots]))
                 return each * len(binding.slots), each * gone
@@ -133,8 +134,11 @@ class Removal:
 
     def reasons(self, layer) -> list[str]:
         """Why output channels stay: frozen groups, and readers to wrap."""
+        made = self._made_by(layer)
+        if not made:
+            return [f"'{layer.name}' is not used in inference"]
         reasons: dict[str, None] = {}
-        for binding in self._makers.get(id(layer), ()):
+        for binding in made:
             along = self._groups.of_slot[binding.slots]
             for index in np.unique(self._groups.reason_index[along]):
                 if index >= 0:
@@ -146,7 +150,22 @@ class Removal:
                     f"masked filters stay: '{name}' reads them; wrap it too"
                 ] = None
             reasons.update(dict.fromkeys(self._sums_over(along, empty)))
+        groups = np.unique(self._groups.of_slot[_slots_of(made)])
+        if len(groups) == 1 and not reasons:
+            return [f"all filters of '{layer.name}' go together, so they stay"]
         return list(reasons)
+
+    def _made_by(self, layer) -> list:
+        """Where a layer's output channels are, or those that go through it."""
+        own = [
+            binding
+            for variable in layer.weights
+            for binding in self._bindings.get(id(variable), ())
+        ]
+        made = [binding for binding in own if binding.role == "out"]
+        return made or [
+            b for b in own if b.role == "through" and b.variable.ndim > 1
+        ]
 
     def new_layer(self, layer):
         """What stands in the place of a layer, without its weights."""
@@ -168,7 +187,7 @@ class Removal:
             if keep.all():
                 continue
             name, *path = key if isinstance(key, tuple) else (key,)
-            old = changes.get(name, operation.get_config().get(name))
+            old = changes.get(name, config_with_functions(operation).get(name))
             changes[name] = _changed(old, path, keep, new)
         return changes
 
@@ -309,6 +328,10 @@ class Removal:
         )
         space = tuple(range(weights.ndim - 2))
         return constants @ weights.sum(axis=space, dtype=np.float64)
+
+
+def _slots_of(bindings) -> np.ndarray:
+    return np.concatenate([binding.slots for binding in bindings])
 
 
 def _grouped(items, key) -> dict:

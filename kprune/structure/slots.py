@@ -19,6 +19,15 @@ class Channels:
         constants: Float array of the same length: the value that a channel
             has everywhere whatever the model's input is, nan where it
             depends on the input.
+
+    Example:
+
+    >>> channels = kprune.structure.Channels(
+    ...     slots=np.array([3, 4, 5]), constants=np.array([0.0, np.nan, 1.0]))
+    >>> len(channels), channels.take([2, 0]).slots
+    (3, array([5, 3]))
+    >>> channels.zeros_only().constants
+    array([ 0., nan, nan])
     """
 
     slots: np.ndarray

@@ -1,18 +1,13 @@
-"""The walk over a model's calls that finds which channels belong together."""
+"""What rules call to say how channels go through a layer."""
 
 import keras
 import numpy as np
 
-from kprune import keras_internals, layers, weights
+from kprune import weights
 from kprune.prunable import owners, prunable_layers
+from kprune.structure.following import Follower
 from kprune.structure.notes import Notes
-from kprune.structure.records import (
-    Axes,
-    LayerCall,
-    Reading,
-    Tensor,
-)
-from kprune.structure.rules import registry
+from kprune.structure.records import Reading
 from kprune.structure.slots import Channels, unknown
 
 
@@ -28,6 +23,20 @@ class Walk(Notes):
         pad_layer_norm: Boolean. Whether a unit may go through a
             LayerNormalization where only the structure counts. Where weights
             do, what is zero goes.
+
+    Example:
+
+    ```python
+    @kprune.structure.register_rule(Shift)  # adds a vector of its own
+    def shift(walk: Walk, call: LayerCall):
+        (x,) = call.inputs
+        last = len(x.shape) - 1
+        if last not in x.axes:
+            return [{}]
+        channels = x.axes[last]
+        walk.bind(call.layer, call.layer.shift, 0, channels.slots)
+        return [{last: channels.varying()}]
+    ```
     """
 
     def __init__(self, model, weigh: bool, pad_layer_norm: bool = False):
@@ -35,13 +44,11 @@ class Walk(Notes):
         self.pad_layer_norm = pad_layer_norm
         self.spans = {}
         self.masks = {}
-        self._is_inside_masked = False
         self._has_masks = bool(prunable_layers(model))
         self._owners = owners(model)
-        outputs = self._follow(model, [{} for _ in model.inputs])
-        for axes in outputs:
-            self.freeze(axes, "it is an output of the model")
+        Follower(self).follow_all(model)
         self.freeze_held()
+        self.keep_rest()
 
     # What rules call, beside what `Notes` has.
 
@@ -215,73 +222,6 @@ class Walk(Notes):
             if len(owners) > 1:
                 return f"{' and '.join(map(repr, owners))} share weights"
         return None
-
-    # The walk itself.
-
-    def _follow(self, model, inputs: list[Axes]) -> list[Axes]:
-        traced = {
-            id(tensor): self._tensor(tensor, axes)
-            for tensor, axes in zip(model.inputs, inputs)
-        }
-        for call in keras_internals.calls(model):
-            outputs = self._apply(call, traced)
-            for tensor, axes in zip(call.outputs, outputs):
-                traced[id(tensor)] = self._tensor(tensor, axes)
-        return [traced[id(tensor)].axes for tensor in model.outputs]
-
-    def _tie_calls(self, model, inputs) -> None:
-        """A nested model takes tensors of the same lengths at every call."""
-        for place, tensor in enumerate(inputs):
-            for axis in range(1, len(tensor.shape)):
-                key = ("inputs", place, axis)
-                if axis in tensor.axes:
-                    self.resize(model, key, tensor.axes[axis].slots)
-                else:
-                    self.hold(model, model, key)
-
-    def _tensor(self, tensor, axes) -> Tensor:
-        for channels in axes.values():
-            self.spans[id(channels.slots)] = channels.slots
-        # A nested model's own graph does not know what it is called with.
-        has_mask = self._is_inside_masked or keras_internals.has_mask(tensor)
-        return Tensor(tuple(tensor.shape), axes, tensor.dtype, has_mask)
-
-    def _apply(self, call, traced) -> list[Axes]:
-        operation = call.operation
-        if isinstance(operation, layers.PrunableLayer):
-            for name, variable in operation.maskable.items():
-                self.masks[id(variable)] = operation.masks[name]
-            operation = operation.layer
-        self.visited.add(id(operation))
-        inputs = tuple(traced[id(tensor)] for tensor in call.inputs)
-        if keras_internals.has_graph(operation):
-            outside = self._is_inside_masked
-            self._is_inside_masked = any(x.has_mask for x in inputs)
-            self._tie_calls(operation, inputs)
-            outputs = self._follow(operation, [x.axes for x in inputs])
-            self._is_inside_masked = outside
-            return outputs
-        rule = registry.rule_for(operation)
-        refusal = (
-            self.refusal(operation) if rule else registry.no_rule(operation)
-        )
-        if refusal is None:
-            args, kwargs = call.fill_in(traced)
-            shapes = tuple(tuple(tensor.shape) for tensor in call.outputs)
-            key = id(call.outputs[0])
-            outputs = rule(
-                self, LayerCall(operation, inputs, shapes, args, kwargs, key)
-            )
-            registry.check_outputs(operation, rule, outputs, shapes)
-            for axes in outputs:
-                reason = f"'{operation.name}' puts it in the batch's place"
-                self.freeze({0: axes.pop(0)} if 0 in axes else {}, reason)
-            if len(inputs) > 1:
-                self.merge(operation, outputs)
-            return outputs
-        for tensor in inputs:
-            self.freeze(tensor.axes, refusal)
-        return [{} for _ in call.outputs]
 
 
 def _any(filled, axes: tuple) -> np.ndarray:
