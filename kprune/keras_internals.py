@@ -7,6 +7,7 @@ read here and nowhere else, but for `kprune.keras_internals.sublayers`;
 
 import contextlib
 import dataclasses
+from typing import Any
 
 import keras
 
@@ -22,10 +23,10 @@ class Call:
         arguments: Keras's record of the call; see `fill_in`.
     """
 
-    operation: object
+    operation: Any
     inputs: tuple
     outputs: tuple
-    arguments: object
+    arguments: Any
 
     def fill_in(self, values: dict) -> tuple:
         """The call's `(args, kwargs)` with other tensors in place.
