@@ -47,7 +47,7 @@ def mask(
     Example:
 
     ```python
-    layer = model.get_layer("prunable_hidden")
+    layer = model.get_layer("hidden")
     kprune.plots.mask(layer).savefig("hidden.png")
     ```
     """
