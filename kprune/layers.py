@@ -43,8 +43,8 @@ class PrunableLayer(keras.layers.Wrapper):
             or a callable, as `kprune.granularities.get` takes it. `None`
             means `"filter"` for convolutions and `"unstructured"` for the
             rest.
-        **kwargs: Of `keras.layers.Layer`. The name is by default
-            `prunable_<name of the layer>`.
+        **kwargs: Of `keras.layers.Layer`. The name is by default that of the
+            layer.
 
     Call arguments:
         Those of the wrapped layer.
@@ -76,7 +76,8 @@ class PrunableLayer(keras.layers.Wrapper):
         self._check(layer)
         if granularity is not None:
             granularities.get(granularity)
-        kwargs.setdefault("name", f"prunable_{layer.name}")
+        # What goes by names goes on: losses, labels, metrics, layouts.
+        kwargs.setdefault("name", layer.name)
         kwargs.setdefault("dtype", layer.dtype_policy)
         # Keras reads the names of the arguments of `call`: what is a tensor,
         # what has a mask, what is built of which shape.
@@ -84,18 +85,17 @@ class PrunableLayer(keras.layers.Wrapper):
         # Without autocast the masked values keep the variables' own dtype;
         # the wrapped layer casts them as it always does.
         super().__init__(layer, autocast=False, **kwargs)
+        if not kwargs.get("trainable", True):
+            layer.trainable = False
         self._granularity = granularity
         self._masks = {}
         self._for_good = {}
         self.supports_masking = layer.supports_masking
         # The wrapped layer checks and converts its arguments.
-        self._allow_non_tensor_positional_args = True
-        self._convert_input_args = False
+        keras_internals.take_any_arguments(self)
         # Made in a `keras.RematScope`: recomputed with its masks, or not at
         # all. The wrapped layer alone would be recomputed without them.
-        for part in [layer, *keras_internals.sublayers(layer)]:
-            self._remat_mode = self._remat_mode or part._remat_mode
-            part._remat_mode = None
+        keras_internals.take_over_recomputing(self, layer)
         if weights.are_complete(layer):
             self.build()
 
@@ -126,6 +126,15 @@ class PrunableLayer(keras.layers.Wrapper):
             )
         if weights.are_complete(layer) and not weights.kernels(layer):
             raise ValueError(_no_kernels(layer))
+
+    @property
+    def trainable(self):
+        """Boolean. Whether the wrapped layer trains."""
+        return self.layer.trainable
+
+    @trainable.setter
+    def trainable(self, value):
+        self.layer.trainable = value
 
     @property
     def granularity(self):
@@ -220,8 +229,18 @@ class PrunableLayer(keras.layers.Wrapper):
                 self.build()
         return super().__call__(*args, **kwargs)
 
-    def build(self, input_shape=None):
-        super().build(input_shape)
+    def build(self, *args, **kwargs):
+        """Builds the wrapped layer and makes its masks.
+
+        Args:
+            *args: Those of the wrapped layer's `build`: a shape, or several.
+            **kwargs: By name, such as `query_shape` and `value_shape`.
+        """
+        if not self.layer.built:
+            # Its variables have the paths that they have without a wrapper.
+            keras_internals.share_scope(self.layer, self)
+            self.layer.build(*args, **kwargs)
+            self.layer.built = True
         if not weights.kernels(self.layer):
             raise ValueError(_no_kernels(self.layer))
         if not self._masks:
@@ -253,12 +272,17 @@ class PrunableLayer(keras.layers.Wrapper):
                 setattr(self, f"_kept_{index}", variable)
         self.built = True
 
+    def get_build_config(self):
+        return self.layer.get_build_config()
+
     def build_from_config(self, config):
+        if not self.layer.built:
+            self.layer.build_from_config(config)
         # Keras takes a loaded layer without a `build` of its own for built,
         # and then this one, before its parts have weights. They get them, and
         # the masks come, when it is called.
         if weights.are_complete(self.layer):
-            super().build_from_config(config)
+            self.build()
 
     def call(self, *args, **kwargs):
         masked = [
@@ -307,7 +331,10 @@ class PrunableLayer(keras.layers.Wrapper):
     # Keras reads the argument names of these methods when it traces a layer;
     # the wrapped layer has the right ones.
     def compute_output_spec(self, *args, **kwargs):
-        return self.layer.compute_output_spec(*args, **kwargs)
+        # By a call: that casts as the layer does in mixed precision.
+        args, kwargs = calling.as_symbols((args, kwargs))
+        with keras_internals.calls_forgotten(self.layer):
+            return calling.as_symbols(self.layer(*args, **kwargs))
 
     def compute_output_shape(self, *args, **kwargs):
         return self.layer.compute_output_shape(*args, **kwargs)
@@ -349,95 +376,3 @@ def _no_kernels(layer) -> str:
         f"that can be pruned ({weights.no_kernels_reason(layer)}). Use it "
         "without a wrapper."
     )
-
-
-class _Shorthand(PrunableLayer):
-    """A wrapper that can also make its layer from the layer's arguments."""
-
-    _size = "units"
-
-    def __init__(self, layer=None, *args, granularity=None, **kwargs):
-        if layer is None:
-            layer = kwargs.pop(self._size, None)
-        if not isinstance(layer, keras.layers.Layer) and _is_argument(layer):
-            layer = self._accepts(layer, *args, **kwargs)
-            kwargs = {}
-        elif args:
-            raise ValueError(
-                f"`{type(self).__name__}(layer)` takes no further positional "
-                f"arguments with a layer. Received: {args!r}"
-            )
-        super().__init__(layer, granularity=granularity, **kwargs)
-
-
-def _is_argument(value) -> bool:
-    """Whether `value` can be the number of units or filters."""
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-
-
-@keras.saving.register_keras_serializable(package="kprune")
-class PrunableDense(_Shorthand):
-    """A `keras.layers.Dense` whose weights can be pruned.
-
-    Args:
-        layer: A `keras.layers.Dense`, or its number of units: then the other
-            arguments are those of `keras.layers.Dense`, the name included.
-        granularity: In what shape weights go, as `kprune.granularities.get`
-            takes it. `None` means `"unstructured"`: single weights.
-        **kwargs: With a layer those of `keras.layers.Layer`, else those of
-            `keras.layers.Dense`.
-
-    Call arguments:
-        inputs: Tensor of shape `(..., input_dim)`.
-
-    Output shape:
-        `(..., units)`.
-
-    Raises:
-        ValueError: If `layer` is neither a Dense nor a number.
-
-    Example:
-
-    >>> layer = kprune.PrunableDense(64, activation="relu", name="hidden")
-    >>> layer.name, layer.layer.name
-    ('prunable_hidden', 'hidden')
-    >>> kprune.PrunableDense(units=64).layer.units
-    64
-    """
-
-    _accepts = keras.layers.Dense
-
-
-@keras.saving.register_keras_serializable(package="kprune")
-class PrunableConv2D(_Shorthand):
-    """A `keras.layers.Conv2D` whose filters can be pruned.
-
-    Args:
-        layer: A `keras.layers.Conv2D`, or its number of filters: then the
-            other arguments are those of `keras.layers.Conv2D`.
-        granularity: In what shape weights go, as `kprune.granularities.get`
-            takes it. `None` means `"filter"`: whole output channels.
-        **kwargs: With a layer those of `keras.layers.Layer`, else those of
-            `keras.layers.Conv2D`.
-
-    Call arguments:
-        inputs: Tensor of shape `(batch, height, width, channels)`, or with
-            the channels first, as `data_format` says.
-
-    Output shape:
-        That of `keras.layers.Conv2D`.
-
-    Raises:
-        ValueError: If `layer` is neither a Conv2D nor a number.
-
-    Example:
-
-    >>> layer = kprune.PrunableConv2D(32, 3, activation="relu")
-    >>> layer(np.zeros((1, 8, 8, 3))).shape
-    TensorShape([1, 6, 6, 32])
-    >>> tuple(layer.masks["kernel"].shape)
-    (3, 3, 3, 32)
-    """
-
-    _accepts = keras.layers.Conv2D
-    _size = "filters"

@@ -2,12 +2,11 @@
 
 import textwrap
 
-import keras
 import numpy as np
 
 from kprune.layers import PrunableLayer
 from kprune.measuring.reporting import PruningReport
-from kprune.weights import masked_value
+from kprune.weights import masked_value, to_numpy
 
 
 def mask(layer: PrunableLayer, name: str = "kernel", *, figure=None):
@@ -38,7 +37,7 @@ def mask(layer: PrunableLayer, name: str = "kernel", *, figure=None):
     Example:
 
     ```python
-    layer = model.get_layer("prunable_hidden")
+    layer = model.get_layer("hidden")
     kprune.plots.mask(layer).savefig("hidden.png")
     ```
     """
@@ -61,9 +60,9 @@ def mask(layer: PrunableLayer, name: str = "kernel", *, figure=None):
     if figure is None:
         figure = _figure(figsize=(9, 4.5))
     variable, kept = layer.maskable[name], layer.masks[name]
-    weight = _as_matrix(keras.ops.convert_to_numpy(variable))
+    weight = _as_matrix(to_numpy(variable))
     product = _as_matrix(masked_value(variable, kept))
-    kept = _as_matrix(keras.ops.convert_to_numpy(kept))
+    kept = _as_matrix(to_numpy(kept))
 
     sparsity = 1 - kept.mean()
     titles = ("weight", f"mask, sparsity {sparsity:.1%}", "weight * mask")
@@ -74,16 +73,18 @@ def mask(layer: PrunableLayer, name: str = "kernel", *, figure=None):
     for axis, title, matrix, look in zip(
         axes, titles, (weight, kept, product), (colors, grays, colors)
     ):
-        image = axis.imshow(
-            matrix, aspect="auto", interpolation="nearest", **look
-        )
+        axis.imshow(matrix, aspect="auto", interpolation="nearest", **look)
         axis.set_title(title)
         axis.set_xlabel("unit")
         for side in (axis.xaxis, axis.yaxis):
             side.get_major_locator().set_params(integer=True, min_n_ticks=1)
     axes[0].set_ylabel("input")
     figure.colorbar(
-        image, ax=list(axes), label="value", fraction=0.05, extend="both"
+        axes[0].images[0],
+        ax=list(axes),
+        label="value",
+        fraction=0.05,
+        extend="both",
     )
     shape = tuple(variable.shape)
     figure.suptitle(_in_lines(f"{name} of '{layer.layer.name}', shape {shape}"))

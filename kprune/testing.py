@@ -16,9 +16,9 @@ import keras
 import numpy as np
 
 from kprune import allocations, criteria, granularities, schedules
-from kprune.layers import PrunableConv2D, PrunableDense
 from kprune.observing import requests
 from kprune.prunable import weights_of
+from kprune.shorthands import PrunableConv2D, PrunableDense
 
 # Kernels of Dense and Conv2D layers; odd sizes, and axes of length 1.
 _DENSE = ((16, 8), (7, 5), (1, 6), (6, 1), (1, 1))

@@ -5,13 +5,10 @@ import numpy as np
 
 from kprune.prunable import PrunableWeight, prunable_layers, unwrapped
 from kprune.structure import flattening
+from kprune.structure.cloning import clone, padded
 from kprune.structure.functions import config_with_functions
 from kprune.structure.graph import readable
-from kprune.structure.rebuilding import (
-    Rebuilder,
-    clone,
-    padded,
-)
+from kprune.structure.rebuilding import Rebuilder
 from kprune.structure.records import Reading
 from kprune.structure.walk import Walk
 
