@@ -1,10 +1,11 @@
 """Callbacks: masks that grow while a model trains, and what heeds them."""
 
 import functools
-import numbers
 import warnings
+from typing import Any
 
 import keras
+import numpy as np
 
 from kprune import schedules, shortfall
 from kprune.allocations import Allocation
@@ -66,13 +67,13 @@ class PruningScheduler(keras.callbacks.Callback):
     Example:
 
     >>> model = keras.Sequential([
-    ...     keras.Input((4,)), kprune.PrunableDense(8), keras.layers.Dense(1)])
+    ...     keras.Input((4,)), kprune.PrunableDense(8)])
     >>> model.compile("sgd", "mse")
     >>> history = model.fit(
-    ...     np.ones((8, 4)), np.ones((8, 1)), epochs=4, verbose=0,
+    ...     np.ones((8, 4)), np.ones((8, 8)), epochs=4, verbose=0,
     ...     callbacks=[kprune.PruningScheduler(0.75)])
     >>> history.history["sparsity"]
-    [0.65625, 0.75, 0.75, 0.75]
+    [0.525, 0.6, 0.6, 0.6]
 
     Reference:
 
@@ -101,10 +102,9 @@ class PruningScheduler(keras.callbacks.Callback):
             pad_layer_norm=pad_layer_norm,
         )
         self._pruner = self._new_pruner()
-        # What the last epoch masked, after its last step.
-        self._untrained = 0.0
-        is_count = isinstance(update_freq, numbers.Integral) and update_freq > 0
-        if update_freq is True or not (is_count or update_freq == "epoch"):
+        self._untrained = 0.0  # Masked after the last step.
+        is_int = isinstance(update_freq, (int, np.integer)) and update_freq > 0
+        if update_freq is True or not (is_int or update_freq == "epoch"):
             raise ValueError(
                 "`update_freq` must be 'epoch' or a positive number of "
                 f"steps. Received: update_freq={update_freq!r}"
@@ -177,7 +177,7 @@ class PruningScheduler(keras.callbacks.Callback):
             self._pruner.update(self.model, progress)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        at_once = super().model.steps_per_execution
+        at_once = getattr(super().model, "steps_per_execution", 1)
         self._clock.end_epoch(self._applied(), at_once)
         if self.is_frozen:
             apply_masks(self.model)
@@ -195,7 +195,7 @@ class PruningScheduler(keras.callbacks.Callback):
         if final is None:
             progress, epochs = self._pruner.progress, self._clock.epochs
             shortfall.warn_of_early_end(
-                self.schedule, progress, epochs, sparsity(self.model)
+                self.schedule, progress, epochs, masked_share(self.model)
             )
             return
         # An optimizer with `use_ema=True` has just set averages, of times
@@ -252,11 +252,12 @@ class OnceFrozen(keras.callbacks.Callback):
                 "the `PruningScheduler` of the training. "
                 f"Received: callback={callback!r}, scheduler={scheduler!r}"
             )
-        if getattr(callback, "save_freq", "epoch") != "epoch":
+        save_freq = getattr(callback, "save_freq", "epoch")
+        if save_freq != "epoch":
             raise ValueError(
                 "`OnceFrozen` shows a callback the ends of epochs, not steps, "
                 f"and {type(callback).__name__} would never save. Leave out "
-                f"its `save_freq`. Received: save_freq={callback.save_freq!r}"
+                f"its `save_freq`. Received: save_freq={save_freq!r}"
             )
         self.callback = callback
         self.scheduler = scheduler
