@@ -5,8 +5,10 @@ from collections.abc import Callable
 
 import keras
 
-from kprune import keras_internals, layers, weights
+from kprune import keras_internals, weights
+from kprune.layers import PrunableLayer
 from kprune.prunable import prunable_layers
+from kprune.shorthands import PrunableConv2D, PrunableDense
 from kprune.structure import flattening
 from kprune.structure.cloning import clone
 from kprune.structure.graph import readable
@@ -77,10 +79,10 @@ def make_prunable(
         if layer not in chosen:
             return copy
         if isinstance(layer, keras.layers.Dense):
-            return layers.PrunableDense(copy)
+            return PrunableDense(copy)
         if isinstance(layer, keras.layers.Conv2D):
-            return layers.PrunableConv2D(copy)
-        return layers.PrunableLayer(copy)
+            return PrunableConv2D(copy)
+        return PrunableLayer(copy)
 
     rebuilder = Rebuilder(replace)
     prunable = rebuilder.rebuild(model)
@@ -100,7 +102,7 @@ def _chosen(model, where) -> set:
     for layer in called:
         if not weights.kernels(layer):
             left_alone[layer.name] = weights.no_kernels_reason(layer)
-        elif isinstance(layer, layers.PrunableLayer) or prunable_layers(layer):
+        elif isinstance(layer, PrunableLayer) or prunable_layers(layer):
             left_alone[layer.name] = "prunable already"
         elif where is None or where(layer):
             names = _users_of(layer, users)

@@ -53,7 +53,7 @@ def load_model(
         )
     check_is_file(path)
     try:
-        return _load(path, safe_mode)
+        loaded = _load(path, safe_mode)
     except keras2.NotConverted:
         raise
     # What Keras, its readers and layers raise of files that are damaged or
@@ -72,6 +72,10 @@ def load_model(
         zlib.error,
     ) as error:
         raise ValueError(unreadable.reason(path, error)) from error
+    if not isinstance(loaded, keras.Model):
+        kind = type(loaded).__name__
+        raise ValueError(f"'{path}' holds a {kind}, which is no model.")
+    return loaded
 
 
 def _load(path, safe_mode):

@@ -18,11 +18,11 @@ from kprune import allocations, criteria, granularities, schedules
 from kprune.allocations import Allocation
 from kprune.criteria import Criterion
 from kprune.granularities import Granularity
-from kprune.layers import PrunableConv2D, PrunableDense
 from kprune.observing import requests
 from kprune.prunable import weights_of
 from kprune.received import is_real
 from kprune.schedules import Schedule
+from kprune.shorthands import PrunableConv2D, PrunableDense
 
 # Kernels of Dense and Conv2D layers; odd sizes, and axes of length 1.
 _DENSE = ((16, 8), (7, 5), (1, 6), (6, 1), (1, 1))

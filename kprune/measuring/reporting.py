@@ -251,7 +251,7 @@ def report(
             raise ValueError(
                 "`report` needs a built `keras.Model`: start it with "
                 "`keras.Input(shape)` or call it on data first. "
-                f"Received as `{argument}`: {received.describe(value)}"
+                f"Received: {argument}={received.describe(value)}"
             )
     if dense is None and (data is not None or files or latency):
         raise ValueError(
