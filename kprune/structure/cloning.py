@@ -174,7 +174,9 @@ def clone_operation(operation):
     return new
 
 
-def padded(layer, width: int, new_width: int, rank: int, dtype: str):
+def padded(
+    layer, width: int, new_width: int, rank: int, dtype: str | None
+) -> keras.Model:
     """A model in which a layer sees zeros where channels went.
 
     Args:
@@ -183,7 +185,7 @@ def padded(layer, width: int, new_width: int, rank: int, dtype: str):
         width: Integer: the length of the last axis that the layer gets.
         new_width: Integer: the length that the model takes and returns.
         rank: Integer: the rank of its input, the batch axis included.
-        dtype: String: the dtype of its input.
+        dtype: String: the dtype of its input; `None` is Keras's own.
 
     Returns:
         `keras.Model` of the layer's name: pad, the layer, slice.

@@ -126,13 +126,12 @@ def attention(walk, call):
     _freeze_places(walk, call, (query, key, value), last)
     asked, found = query.axes.get(last), key.axes.get(last)
     scale = walk.variable(layer, "scale")
+    zero_once: np.ufunc = np.logical_or
     if isinstance(layer, layers.AdditiveAttention) or (
         layer.score_mode == "concat"
     ):
         # The hyperbolic tangent of a sum.
         zero_once = np.logical_and
-    else:
-        zero_once = np.logical_or
     if scale is not None and len(scale.shape) == 0:
         scale = None
     if asked is None or found is None:

@@ -93,7 +93,9 @@ def merge_axis(walk, call, operands, axis, combine, cuts):
     """
     shape = call.output_shapes[0]
     length = shape[axis]
-    labelled, constants, full = [], [], []
+    labelled: list[Channels] = []
+    constants: list[Channels | tuple | None] = []
+    full: list[tuple[str, int]] = []
     stays = False
     for name, each in operands.items():
         own = axis - len(shape) + len(each.shape)
