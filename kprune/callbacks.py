@@ -2,7 +2,6 @@
 
 import functools
 import warnings
-from typing import Any
 
 import keras
 import numpy as np
@@ -73,7 +72,7 @@ class PruningScheduler(keras.callbacks.Callback):
     ...     np.ones((8, 4)), np.ones((8, 8)), epochs=4, verbose=0,
     ...     callbacks=[kprune.PruningScheduler(0.75)])
     >>> history.history["sparsity"]
-    [0.525, 0.6, 0.6, 0.6]
+    [0.65625, 0.75, 0.75, 0.75]
 
     Reference:
 

@@ -162,7 +162,9 @@ def export(
             not fit, the path cannot be written, an operation has no
             built-in kernel in LiteRT, or with `sparse=True` the file would
             compute wrong numbers on CPUs with XNNPACK's sparse kernels.
-        RuntimeError: If the file's outputs differ from the model's.
+        RuntimeError: If the file's outputs differ from the model's by more
+            than the precision in which the model computes, and that of
+            quantized weights, explain.
         OSError: If the disk is full.
 
     Example:

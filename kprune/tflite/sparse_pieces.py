@@ -70,6 +70,13 @@ class _Nodes:
             for operator in self.operators
             if sparse_rules.is_start(operator, graph)
         }
+        # Numbers of weights and of zeros, where the latter are skipped.
+        self.counts = {}
+        for operator in self.operators:
+            if sparse_rules.skips_zeros(operator, graph):
+                kernel = graph.constant(operator.inputs[1])
+                if kernel is not None:
+                    self.counts[operator] = (kernel.size, kernel.zeros)
         self.reads = {o: self._reads(o) for o in self.operators}
         self.readers = collections.defaultdict(list)
         for operator, indices in self.reads.items():
@@ -163,6 +170,7 @@ class _Pieces:
     def _grow(self) -> bool:
         """Joins operators; returns whether there is an end to begin with."""
         ends = [operator for operator in self._takes if operator.kind in _ENDS]
+        # Lists: all of them are joined, not all until the first that is new.
         begins = changes = any([self._join(operator) for operator in ends])
         while changes:
             waiting = [o for o in self._takes if o not in self._excluded]
@@ -196,8 +204,8 @@ class _Pieces:
         graph = self._nodes.graph
         if index in graph.inputs or index in graph.outputs:
             return True
-        others = self._supported.issuperset(self._nodes.readers[index])
-        return self._is_split and not others
+        is_kept = self._supported.issuperset(self._nodes.readers[index])
+        return self._is_split and not is_kept
 
     def _gives(self, producer) -> bool:
         """Whether an operator can write channels first."""
@@ -223,11 +231,9 @@ class _Pieces:
         weights: collections.Counter[Operator] = collections.Counter()
         zeros: collections.Counter[Operator] = collections.Counter()
         for operator in self._remaining():
-            if sparse_rules.skips_zeros(operator, nodes.graph):
-                kernel = nodes.graph.constant(operator.inputs[1])
-                if kernel is not None:
-                    weights[self._last[operator]] += kernel.size
-                    zeros[self._last[operator]] += kernel.zeros
+            size, missing = nodes.counts.get(operator, (0, 0))
+            weights[self._last[operator]] += size
+            zeros[self._last[operator]] += missing
         return {
             index
             for operator in self._remaining()
