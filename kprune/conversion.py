@@ -93,7 +93,7 @@ def make_prunable(
 def _chosen(model, where) -> set:
     """The layers of a model to wrap; raises where there are none."""
     called = _called_layers(model)
-    users = {}
+    users: dict[int, list[str]] = {}
     for layer in called:
         for variable in layer.weights:
             users.setdefault(id(variable), []).append(layer.name)

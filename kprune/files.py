@@ -9,6 +9,7 @@ import stat
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Iterator
 
 import keras
 import numpy as np
@@ -232,7 +233,7 @@ def _not_written(path, error) -> ValueError:
 
 
 @contextlib.contextmanager
-def temporary_folder(path: pathlib.Path):
+def temporary_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """A folder beside the target, so that moving is one rename.
 
     Args:

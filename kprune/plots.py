@@ -1,6 +1,7 @@
 """Plots of what was pruned. They need matplotlib: `kprune[plots]`."""
 
 import textwrap
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -8,8 +9,16 @@ from kprune.layers import PrunableLayer
 from kprune.measuring.reporting import PruningReport
 from kprune.weights import masked_value, to_numpy
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure, SubFigure
 
-def mask(layer: PrunableLayer, name: str = "kernel", *, figure=None):
+
+def mask(
+    layer: PrunableLayer,
+    name: str = "kernel",
+    *,
+    figure: "Figure | SubFigure | None" = None,
+) -> "Figure | SubFigure":
     """Draws a weight, its mask and the product of both, side by side.
 
     One row of an image is one input, one column one unit: of a weight with
@@ -91,7 +100,9 @@ def mask(layer: PrunableLayer, name: str = "kernel", *, figure=None):
     return figure
 
 
-def sparsity(report: PruningReport, *, figure=None):
+def sparsity(
+    report: PruningReport, *, figure: "Figure | SubFigure | None" = None
+) -> "Figure | SubFigure":
     """Draws the sparsity of each layer as a bar, that of all as a line.
 
     Args:
@@ -151,7 +162,7 @@ def sparsity(report: PruningReport, *, figure=None):
     return figure
 
 
-def _figure(figsize):
+def _figure(figsize: tuple[float, float]) -> "Figure":
     """A figure that belongs to no window, so that nobody has to close it."""
     try:
         from matplotlib.figure import Figure

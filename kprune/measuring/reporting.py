@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import math
+from collections.abc import Iterable
 
 import keras
 from rich.console import Console
@@ -201,7 +202,7 @@ def report(
     model: keras.Model,
     *,
     dense: keras.Model | None = None,
-    data=None,
+    data: Iterable | None = None,
     files: dict | None = None,
     latency: bool = False,
 ) -> PruningReport:

@@ -68,7 +68,7 @@ def made_again(layer, changes: dict | None = None):
     config = _config(layer)
     if config is None:
         # As it was made first, where Keras knows and its config does not.
-        new = kind(**keras_internals.constructor_arguments(layer))
+        new = kind(**(keras_internals.constructor_arguments(layer) or {}))
     else:
         config = _unbuilt({**config, **(changes or {})})
         new = kind.from_config(_accepted(kind, config))
@@ -211,7 +211,7 @@ def _config(layer) -> dict | None:
     raise ValueError(f"`get_config` returns {config!r}, not a dict")
 
 
-def _takes(kind: type, argument: str) -> bool:
+def _takes(kind: type[keras.layers.Layer], argument: str) -> bool:
     """Whether a class's constructor takes a keyword argument."""
     parameters = inspect.signature(kind.__init__).parameters
     return argument in parameters or any(

@@ -90,7 +90,7 @@ class Removal:
         model: A built Sequential or Functional model.
     """
 
-    def __init__(self, model):
+    def __init__(self, model: keras.Model):
         self._walk = Walk(model, weigh=True)
         self._groups = self._walk.table.solve()
         readings = self._walk.readings
@@ -190,9 +190,10 @@ class Removal:
 
     def new_arguments(self, call, args, kwargs) -> tuple:
         """The arguments of a call in the smaller model."""
-        slots, change = self._walk.edits.get(
-            id(call.outputs[0]), (np.zeros(0, int), None)
-        )
+        edit = self._walk.edits.get(id(call.outputs[0]))
+        if edit is None:
+            return args, kwargs
+        slots, change = edit
         keep = self._keep[slots]
         return (args, kwargs) if keep.all() else change(args, kwargs, keep)
 
