@@ -1,10 +1,10 @@
 """Callbacks: masks that grow while a model trains, and what heeds them."""
 
 import functools
+import numbers
 import warnings
 
 import keras
-import numpy as np
 
 from kprune import schedules, shortfall
 from kprune.allocations import Allocation
@@ -101,9 +101,10 @@ class PruningScheduler(keras.callbacks.Callback):
             pad_layer_norm=pad_layer_norm,
         )
         self._pruner = self._new_pruner()
-        self._untrained = 0.0  # Masked after the last step.
-        is_int = isinstance(update_freq, (int, np.integer)) and update_freq > 0
-        if update_freq is True or not (is_int or update_freq == "epoch"):
+        # What the last epoch masked, after its last step.
+        self._untrained = 0.0
+        is_count = isinstance(update_freq, numbers.Integral) and update_freq > 0
+        if update_freq is True or not (is_count or update_freq == "epoch"):
             raise ValueError(
                 "`update_freq` must be 'epoch' or a positive number of "
                 f"steps. Received: update_freq={update_freq!r}"
@@ -251,12 +252,11 @@ class OnceFrozen(keras.callbacks.Callback):
                 "the `PruningScheduler` of the training. "
                 f"Received: callback={callback!r}, scheduler={scheduler!r}"
             )
-        save_freq = getattr(callback, "save_freq", "epoch")
-        if save_freq != "epoch":
+        if getattr(callback, "save_freq", "epoch") != "epoch":
             raise ValueError(
                 "`OnceFrozen` shows a callback the ends of epochs, not steps, "
                 f"and {type(callback).__name__} would never save. Leave out "
-                f"its `save_freq`. Received: save_freq={save_freq!r}"
+                f"its `save_freq`. Received: save_freq={callback.save_freq!r}"
             )
         self.callback = callback
         self.scheduler = scheduler

@@ -85,9 +85,13 @@ class Pruner:
         self._model: keras.Model | None = None
         # That of the last update.
         self.progress = 0.0
-        # Whether the masks are final, and what fraction they leave out then.
-        self.is_frozen = False
-        self.frozen_share = 0.0
+        # What fraction was masked at the freeze.
+        self.frozen_share: float | None = None
+
+    @property
+    def is_frozen(self) -> bool:
+        """Boolean. Whether the masks are final."""
+        return self.frozen_share is not None
 
     def update(self, model: keras.Model, progress: float) -> bool:
         """Sets the masks to what the schedule asks for.
@@ -151,7 +155,6 @@ class Pruner:
 
     def _freeze(self, model) -> None:
         apply_masks(model)
-        self.is_frozen = True
         self.frozen_share = masked_share(model)
 
     def _check(self, model, progress) -> None:
