@@ -27,6 +27,7 @@ import keras
 import numpy as np
 
 from kprune.ranking import keep_highest, removed_count
+from kprune.received import describe_member
 
 Granularity = Callable[..., np.ndarray]
 
@@ -365,5 +366,6 @@ def get(identifier: Granularity | str) -> Granularity:
         return identifier
     raise ValueError(
         "Unknown granularity. Expected a callable from scores and sparsity to "
-        f"a mask, or one of {sorted(_BUILT_IN)}. Received: {identifier!r}"
+        f"a mask, or one of {sorted(_BUILT_IN)}. "
+        f"Received: {describe_member(identifier)}"
     )

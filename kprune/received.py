@@ -95,6 +95,28 @@ def describe(value) -> str:
     return f"{value!r} (of type {kind})"
 
 
+def describe_member(value) -> str:
+    """As `describe`, for what was passed as a member of a family.
+
+    Args:
+        value: What was passed in place of a criterion, a granularity or an
+            allocation.
+
+    Returns:
+        String.
+
+    Example:
+
+    >>> kprune.received.describe_member(kprune.granularities.Filter)
+    'the class Filter; call it: `Filter()`'
+    >>> kprune.received.describe_member("channel")
+    "'channel'"
+    """
+    if isinstance(value, type):
+        return f"the class {value.__name__}; call it: `{value.__name__}()`"
+    return repr(value)
+
+
 def _is_of_keras_2(value) -> bool:
     modules = {part.__module__ for part in type(value).__mro__}
     return any(name.split(".")[0] == "tf_keras" for name in modules)
