@@ -230,10 +230,14 @@ def _with_equal_weights(old, new) -> tuple:
 
 def _misfit(old, source, array, target) -> str:
     if array.shape == tuple(source.shape):
-        return cannot_be_made_again(
-            old,
+        problem = (
             f"'{source.path}' has the shape {array.shape}, and that of the "
-            f"one made again {tuple(target.shape)}",
+            f"one made again {tuple(target.shape)}"
+        )
+        return (
+            f"{cannot_be_made_again(old, problem)} Or, where channels were "
+            f"removed, the rule of {type(old).__name__} does not say all that "
+            "changes with them."
         )
     return (
         f"'{source.path}' was to become {array.shape}, but the rebuilt layer "
