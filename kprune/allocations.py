@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from kprune.ranking import nth_lowest
+from kprune.received import describe_member
 from kprune.weights import to_numpy
 
 Allocation = Callable[..., Sequence[float]]
@@ -150,5 +151,5 @@ def get(identifier: Allocation | str) -> Allocation:
     raise ValueError(
         "Unknown allocation. Expected a callable from layers and sparsity to "
         f"one sparsity per layer, or one of {sorted(_BUILT_IN)}. "
-        f"Received: {identifier!r}"
+        f"Received: {describe_member(identifier)}"
     )

@@ -9,6 +9,7 @@ from kprune import keras_internals, weights
 from kprune.layers import PrunableLayer
 from kprune.prunable import prunable_layers
 from kprune.shorthands import PrunableConv2D, PrunableDense
+from kprune.structure import flattening
 from kprune.structure.cloning import clone
 from kprune.structure.graph import readable
 from kprune.structure.rebuilding import Rebuilder
@@ -31,7 +32,8 @@ def make_prunable(
 
     Args:
         model: A built model. A subclassed one is flattened by a symbolic
-            call, and comes back as a functional model.
+            call, and comes back as a functional model, without the weights
+            that its call does not use in inference, such as a teacher's.
         where: Callable from a layer to a boolean: which of the layers with
             kernels to wrap. `None` wraps all.
 
@@ -45,8 +47,8 @@ def make_prunable(
 
     Warns:
         UserWarning: If the model's class trains in its own way, which the new
-            model does not; or if layers are not wrapped since they share
-            weights.
+            model does not; if weights are left out, with their names; or
+            if layers are not wrapped since they share weights.
 
     Example:
 
@@ -61,6 +63,7 @@ def make_prunable(
     ['hidden', 'logits']
     """
     original, model = model, readable(model, "make prunable")
+    flattening.warn_of_unused(original, model)
     if model is not original:
         _warn_of_own_training(original)
     if where is not None and not callable(where):
@@ -90,7 +93,7 @@ def make_prunable(
 def _chosen(model, where) -> set:
     """The layers of a model to wrap; raises where there are none."""
     called = _called_layers(model)
-    users = {}
+    users: dict[int, list[str]] = {}
     for layer in called:
         for variable in layer.weights:
             users.setdefault(id(variable), []).append(layer.name)

@@ -16,6 +16,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from kprune.received import describe_member
+
 Criterion = Callable[..., np.ndarray]
 
 
@@ -118,5 +120,5 @@ def get(identifier: Criterion | str) -> Criterion:
         return identifier
     raise ValueError(
         "Unknown criterion. Expected a callable from kernel to scores, or one "
-        f"of {sorted(_BUILT_IN)}. Received: {identifier!r}"
+        f"of {sorted(_BUILT_IN)}. Received: {describe_member(identifier)}"
     )

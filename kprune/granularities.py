@@ -21,12 +21,13 @@ import math
 import operator
 import warnings
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import keras
 import numpy as np
 
 from kprune.ranking import keep_highest, removed_count
+from kprune.received import describe_member
 
 Granularity = Callable[..., np.ndarray]
 
@@ -53,7 +54,7 @@ class _Savable:
         return dict(vars(self))
 
     @classmethod
-    def from_config(cls, config: dict):
+    def from_config(cls, config: dict) -> Self:
         """Returns the granularity that `get_config` describes."""
         return cls(**config)
 
@@ -148,7 +149,7 @@ class Filter(_Savable):
         return mean_square(scores, axis)
 
     @classmethod
-    def from_config(cls, config: dict):
+    def from_config(cls, config: dict) -> Self:
         """Returns the granularity that `get_config` describes."""
         config = dict(config)
         # Files of version 0.1 have it here.
@@ -365,5 +366,6 @@ def get(identifier: Granularity | str) -> Granularity:
         return identifier
     raise ValueError(
         "Unknown granularity. Expected a callable from scores and sparsity to "
-        f"a mask, or one of {sorted(_BUILT_IN)}. Received: {identifier!r}"
+        f"a mask, or one of {sorted(_BUILT_IN)}. "
+        f"Received: {describe_member(identifier)}"
     )

@@ -6,6 +6,7 @@ read here and nowhere else; `tests/test_keras_internals.py` pins them.
 
 import contextlib
 import dataclasses
+from typing import Any
 
 import keras
 
@@ -21,10 +22,10 @@ class Call:
         arguments: Keras's record of the call; see `fill_in`.
     """
 
-    operation: object
+    operation: Any
     inputs: tuple
     outputs: tuple
-    arguments: object
+    arguments: Any
 
     def fill_in(self, values: dict) -> tuple:
         """The call's `(args, kwargs)` with other tensors in place.

@@ -1,11 +1,14 @@
 """Prunable layers: they hold the masks and multiply by them."""
 
 import math
+from collections.abc import Callable
+from typing import Any, Self
 
 import keras
 import numpy as np
 
 from kprune import calling, granularities, keras_internals, weights
+from kprune.granularities import Granularity
 from kprune.received import describe
 
 _CONVOLUTIONS = (
@@ -70,9 +73,15 @@ class PrunableLayer(keras.layers.Wrapper):
 
     _accepts = keras.layers.Layer
     # What `_masked_variables` found, and among which variables.
-    _found = (None, [])
+    _found: tuple[list[int] | None, list[tuple]] = (None, [])
 
-    def __init__(self, layer, *, granularity=None, **kwargs):
+    def __init__(
+        self,
+        layer: keras.layers.Layer,
+        *,
+        granularity: Granularity | str | None = None,
+        **kwargs: Any,
+    ):
         self._check(layer)
         if granularity is not None:
             granularities.get(granularity)
@@ -88,8 +97,8 @@ class PrunableLayer(keras.layers.Wrapper):
         if not kwargs.get("trainable", True):
             layer.trainable = False
         self._granularity = granularity
-        self._masks = {}
-        self._for_good = {}
+        self._masks: dict[str, keras.Variable] = {}
+        self._for_good: dict[str, keras.Variable] = {}
         self.supports_masking = layer.supports_masking
         # The wrapped layer checks and converts its arguments.
         keras_internals.take_any_arguments(self)
@@ -128,16 +137,16 @@ class PrunableLayer(keras.layers.Wrapper):
             raise ValueError(_no_kernels(layer))
 
     @property
-    def trainable(self):
+    def trainable(self) -> bool:
         """Boolean. Whether the wrapped layer trains."""
         return self.layer.trainable
 
     @trainable.setter
-    def trainable(self, value):
+    def trainable(self, value: bool) -> None:
         self.layer.trainable = value
 
     @property
-    def granularity(self):
+    def granularity(self) -> Granularity | str:
         """The granularity as it was passed, or the layer's default name."""
         if self._granularity is not None:
             return self._granularity
@@ -146,7 +155,7 @@ class PrunableLayer(keras.layers.Wrapper):
         return "unstructured"
 
     @property
-    def kernels(self) -> dict:
+    def kernels(self) -> dict[str, keras.Variable]:
         """Dict: name of a weight -> the `keras.Variable` that is pruned."""
         found = weights.kernels(self.layer)
         now = {**found, **weights.biases(self.layer)}
@@ -166,7 +175,7 @@ class PrunableLayer(keras.layers.Wrapper):
         return found
 
     @property
-    def masks(self) -> dict:
+    def masks(self) -> dict[str, keras.Variable]:
         """Dict: name of a weight -> its mask.
 
         A mask is a non-trainable boolean `keras.Variable` of the weight's
@@ -183,7 +192,7 @@ class PrunableLayer(keras.layers.Wrapper):
         )
         return zeros / size if size else 0.0
 
-    def apply_masks(self):
+    def apply_masks(self) -> None:
         """Zeroes the stored weights where they are masked, for good.
 
         No later update brings them back, whatever an optimizer's momentum
@@ -197,7 +206,7 @@ class PrunableLayer(keras.layers.Wrapper):
             if name in self._for_good:
                 self._for_good[name].assign(np.packbits(~mask))
 
-    def pruned_for_good(self, name):
+    def pruned_for_good(self, name: str) -> np.ndarray | None:
         """Which weights of a kernel are masked and cannot come back.
 
         Args:
@@ -214,11 +223,11 @@ class PrunableLayer(keras.layers.Wrapper):
         return bits.reshape(mask.shape) & ~mask
 
     @property
-    def maskable(self) -> dict:
+    def maskable(self) -> dict[str, keras.Variable]:
         """Dict: name of a weight -> the variable that has a mask."""
         return {**self.kernels, **weights.biases(self.layer)}
 
-    def __call__(self, *args, **kwargs):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not self._masks:
             if not weights.are_complete(self.layer):
                 # A symbolic call builds layers of every call signature.
@@ -229,7 +238,7 @@ class PrunableLayer(keras.layers.Wrapper):
                 self.build()
         return super().__call__(*args, **kwargs)
 
-    def build(self, *args, **kwargs):
+    def build(self, *args: Any, **kwargs: Any) -> None:
         """Builds the wrapped layer and makes its masks.
 
         Args:
@@ -272,10 +281,10 @@ class PrunableLayer(keras.layers.Wrapper):
                 setattr(self, f"_kept_{index}", variable)
         self.built = True
 
-    def get_build_config(self):
+    def get_build_config(self) -> dict | None:
         return self.layer.get_build_config()
 
-    def build_from_config(self, config):
+    def build_from_config(self, config: dict) -> None:
         if not self.layer.built:
             self.layer.build_from_config(config)
         # Keras takes a loaded layer without a `build` of its own for built,
@@ -284,7 +293,7 @@ class PrunableLayer(keras.layers.Wrapper):
         if weights.are_complete(self.layer):
             self.build()
 
-    def call(self, *args, **kwargs):
+    def call(self, *args: Any, **kwargs: Any) -> Any:
         masked = [
             (variable, weights.times_mask(variable, mask))
             for variable, mask in self._masked_variables()
@@ -304,7 +313,9 @@ class PrunableLayer(keras.layers.Wrapper):
                 scope.original_scope.add_loss(loss)
         return outputs
 
-    def rematerialized_call(self, layer_call, *args, **kwargs):
+    def rematerialized_call(
+        self, layer_call: Callable, *args: Any, **kwargs: Any
+    ) -> Callable:
         # JAX keeps what it traced of a function, with the values of that call;
         # of a new function it has none.
         return super().rematerialized_call(
@@ -330,30 +341,32 @@ class PrunableLayer(keras.layers.Wrapper):
 
     # Keras reads the argument names of these methods when it traces a layer;
     # the wrapped layer has the right ones.
-    def compute_output_spec(self, *args, **kwargs):
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
         # By a call: that casts as the layer does in mixed precision.
         args, kwargs = calling.as_symbols((args, kwargs))
         with keras_internals.calls_forgotten(self.layer):
             return calling.as_symbols(self.layer(*args, **kwargs))
 
-    def compute_output_shape(self, *args, **kwargs):
+    def compute_output_shape(self, *args: Any, **kwargs: Any) -> Any:
         return self.layer.compute_output_shape(*args, **kwargs)
 
-    def compute_mask(self, inputs, previous_mask):
+    def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
         return self.layer.compute_mask(inputs, previous_mask)
 
-    def count_params(self):
+    def count_params(self) -> int:
         # Masks are bookkeeping: the summary's row shows the layer's weights.
         return self.layer.count_params()
 
-    def get_config(self):
+    def get_config(self) -> dict:
         granularity = self._granularity
         if granularity is not None and not isinstance(granularity, str):
             granularity = keras.saving.serialize_keras_object(granularity)
         return {**super().get_config(), "granularity": granularity}
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(
+        cls, config: dict, custom_objects: dict | None = None
+    ) -> Self:
         config = dict(config)
         if "go_backwards" in config:
             # So `Bidirectional` makes its second layer of the first.

@@ -82,3 +82,12 @@ def of_bias(
             return ~np.zeros_like(left)
         left |= weight.outputs_left(kept[weight.name])
     return left
+
+
+def is_of_slices(mask: np.ndarray) -> bool:
+    """Whether a mask takes away whole slices along axes, or nothing."""
+    slices = np.ones((), bool)
+    for axis in range(mask.ndim):
+        others = tuple(set(range(mask.ndim)) - {axis})
+        slices = slices[..., None] & mask.any(axis=others)
+    return np.array_equal(slices, mask)

@@ -1,7 +1,9 @@
 """What users pass in place of what was expected, and what to do then."""
 
 import inspect
+import numbers
 import os
+from typing import TypeGuard
 
 import keras
 
@@ -30,6 +32,23 @@ def check_model(model, verb: str, kind: type = keras.Model) -> None:
         raise ValueError(
             f"Expected a `keras.Model` to {verb}. Received: {describe(model)}"
         )
+
+
+def is_real(value: object) -> TypeGuard[float]:
+    """Whether a value is a real number; `True` and `False` are none.
+
+    Args:
+        value: Anything.
+
+    Returns:
+        Boolean.
+
+    Example:
+
+    >>> kprune.received.is_real(1), kprune.received.is_real(True)
+    (True, False)
+    """
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def describe(value) -> str:
@@ -74,6 +93,28 @@ def describe(value) -> str:
             "`keras.Sequential([keras.Input(shape), layer])`"
         )
     return f"{value!r} (of type {kind})"
+
+
+def describe_member(value) -> str:
+    """As `describe`, for what was passed as a member of a family.
+
+    Args:
+        value: What was passed in place of a criterion, a granularity or an
+            allocation.
+
+    Returns:
+        String.
+
+    Example:
+
+    >>> kprune.received.describe_member(kprune.granularities.Filter)
+    'the class Filter; call it: `Filter()`'
+    >>> kprune.received.describe_member("channel")
+    "'channel'"
+    """
+    if isinstance(value, type):
+        return f"the class {value.__name__}; call it: `{value.__name__}()`"
+    return repr(value)
 
 
 def _is_of_keras_2(value) -> bool:

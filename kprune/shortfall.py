@@ -1,6 +1,5 @@
 """Says so where less was pruned than was asked for."""
 
-import numbers
 import warnings
 from collections.abc import Iterable, Sequence
 
@@ -9,6 +8,7 @@ import numpy as np
 from kprune import granularities, schedules
 from kprune.granularities import Granularity
 from kprune.layers import PrunableLayer
+from kprune.received import is_real
 from kprune.weights import to_numpy
 
 
@@ -27,7 +27,7 @@ def warn_if_nothing_went(
         stacklevel: Integer. As `warnings.warn` takes it.
     """
     whole = [layer for layer in layers if sparsity and _is_whole(layer)]
-    patterns = {}
+    patterns: dict[int, tuple[Granularity, list[str]]] = {}
     for layer in whole:
         member = granularities.get(
             layer.granularity if granularity is None else granularity
@@ -38,7 +38,7 @@ def warn_if_nothing_went(
     for member, names in patterns.values():
         # A pattern such as N:M has a sparsity of its own, and no lower one.
         least = getattr(member, "sparsity", None)
-        if isinstance(least, numbers.Real) and sparsity < least:
+        if is_real(least) and sparsity < least:
             warnings.warn(
                 f"Nothing was pruned in layers {names} at a sparsity of "
                 f"{sparsity:.3g}: {member!r} has a sparsity of its own, "
@@ -98,11 +98,11 @@ def warn_if_some_came_back(before: list[tuple], stacklevel: int = 3) -> None:
     grown = back = 0
     for mask, bits in before:
         kept = to_numpy(mask)
-        grown += kept.size - np.count_nonzero(kept)
+        grown += kept.size - int(np.count_nonzero(kept))
         if bits is not None:
             gone = np.unpackbits(bits, count=kept.size).astype(bool)
-            grown -= np.count_nonzero(gone)
-            back += np.count_nonzero(kept[gone.reshape(kept.shape)])
+            grown -= int(np.count_nonzero(gone))
+            back += int(np.count_nonzero(kept[gone.reshape(kept.shape)]))
     if back and grown > 0:
         warnings.warn(
             "More weights are masked now, and yet some of those that were "
@@ -117,7 +117,7 @@ def warn_if_some_came_back(before: list[tuple], stacklevel: int = 3) -> None:
 
 
 def warn_of_early_end(
-    schedule: schedules.Schedule, progress: float, epochs: int, sparsity: float
+    schedule: schedules.Schedule, progress: float, epochs: int, share: float
 ) -> None:
     """Warns that a training ended before its schedule did.
 
@@ -125,14 +125,15 @@ def warn_of_early_end(
         schedule: The schedule.
         progress: Float. That of the last update.
         epochs: Integer. The epochs that were planned.
-        sparsity: Float. That of the model.
+        share: Float. The fraction of the prunable weights that is masked.
     """
     end = schedules.end(schedule)
     warnings.warn(
         f"Training ended at {progress:.3g} of the planned {epochs} epochs, "
         f"before the pruning schedule ended at {end:.3g}. The masks are not "
-        f"final: the sparsity is {sparsity:.3g}, the schedule ends at "
-        f"{schedule(end):.3g}. Train longer, or let the schedule end sooner.",
+        f"final: {share:.3g} of the prunable weights are masked, and the "
+        f"schedule ends at {schedule(end):.3g}. Train longer, or let the "
+        "schedule end sooner.",
         stacklevel=3,
     )
 
@@ -147,9 +148,9 @@ def warn_of_earlier_weights(now: float, final: float) -> None:
     if now < final - 1e-6:
         warnings.warn(
             "The model was given back the weights and masks of an earlier "
-            f"epoch: its sparsity is {now:.3g}, and was {final:.3g}. Epochs "
-            "before the masks were final are no fair rivals; let the callback "
-            "see the others only: "
+            f"epoch: {now:.3g} of its prunable weights are masked, and "
+            f"{final:.3g} were. Epochs before the masks were final are no fair "
+            "rivals; let the callback see the others only: "
             "`kprune.OnceFrozen(keras.callbacks.EarlyStopping(...), "
             "scheduler)`.",
             stacklevel=3,
@@ -166,12 +167,13 @@ def warn_of_masks_that_never_trained(untrained: float, final: float) -> None:
     if untrained > 1e-6:
         warnings.warn(
             "The model was pruned after the last step of the training, and "
-            "never trained under its final masks: the end of the last epoch "
-            f"raised the sparsity by {untrained:.3g}, to {final:.3g}. Train "
-            "for two or more epochs, and on after the schedule's end, in one "
-            "call of `fit`: each call is a whole training. Or let masks grow "
-            "within the epoch, with `PruningScheduler(..., update_freq=steps)` "
-            "and fewer steps than it has. Between calls of one epoch each "
-            "prune with `kprune.Pruner`.",
+            "never trained under its final masks: of its prunable weights "
+            f"{final:.3g} are masked, {untrained:.3g} by the end of the last "
+            "epoch. Train for two or more epochs, and on after the schedule's "
+            "end, in one call of `fit`: each call is a whole training. Or let "
+            "masks grow within the epoch, with "
+            "`PruningScheduler(..., update_freq=steps)` and fewer steps than "
+            "it has. Between calls of one epoch each prune with "
+            "`kprune.Pruner`.",
             stacklevel=3,
         )

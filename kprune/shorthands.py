@@ -1,8 +1,11 @@
 """Prunable layers that also make the layer that they wrap."""
 
+from typing import Any
+
 import keras
 import numpy as np
 
+from kprune.granularities import Granularity
 from kprune.layers import PrunableLayer
 
 
@@ -11,7 +14,13 @@ class _Shorthand(PrunableLayer):
 
     _size = "units"
 
-    def __init__(self, layer=None, *args, granularity=None, **kwargs):
+    def __init__(
+        self,
+        layer: keras.layers.Layer | int | None = None,
+        *args: Any,
+        granularity: Granularity | str | None = None,
+        **kwargs: Any,
+    ):
         if layer is None:
             layer = kwargs.pop(self._size, None)
         if not isinstance(layer, keras.layers.Layer) and _is_argument(layer):

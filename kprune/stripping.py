@@ -8,7 +8,7 @@ from kprune.prunable import (
     prunable_layers,
     unwrapped,
 )
-from kprune.structure import subclassing
+from kprune.structure import flattening, subclassing
 from kprune.structure.cloning import clone
 from kprune.structure.graph import readable
 from kprune.structure.rebuilding import Rebuilder
@@ -24,7 +24,8 @@ def strip(model: keras.Model, *, compact: bool = True) -> keras.Model:
 
     Args:
         model: A built model, with prunable layers. A subclassed one is
-            flattened by a symbolic call, and comes back as a functional one.
+            flattened by a symbolic call, and comes back as a functional one,
+            without the weights that its call does not use in inference.
         compact: Boolean. Whether to remove the channels that the masks leave
             unused as well, as `kprune.compact` does. Without it the shapes
             stay and pruned weights are zeros; then a subclassed model whose
@@ -38,6 +39,9 @@ def strip(model: keras.Model, *, compact: bool = True) -> keras.Model:
             a layer that is no model, or its own layer is used without it; or
             if the model is subclassed, its call cannot be traced, and
             `compact` is true.
+
+    Warns:
+        UserWarning: If weights are left out, with their names.
 
     Example:
 
@@ -64,6 +68,7 @@ def strip(model: keras.Model, *, compact: bool = True) -> keras.Model:
                 "compact=False)` needs no graph."
             ) from error
         return subclassing.unwrap(model, _value_under_mask(model))
+    flattening.warn_of_unused(model, graph)
     check_wrappers(graph)
     if compact:
         return _checked(remove_unused(graph))

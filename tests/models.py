@@ -8,6 +8,9 @@ from keras import layers, ops
 from live import enliven
 
 import kprune
+from kprune.prunable import prunable_layers, weights_of
+from kprune.structure.graph import readable
+from kprune.structure.removal import Removal
 
 # Equality in float64. On torch Keras's matmul computes in float32 whatever
 # the dtype is, so rounding is all that can be asked for there.
@@ -90,6 +93,16 @@ def randomized(model):
     return model
 
 
+def assert_explained(model):
+    """Each layer that keeps all its filters has a reason."""
+    removal = Removal(readable(model, "read"))
+    for layer in prunable_layers(model):
+        _, removed = removal.filters(layer.layer, weights_of(layer)[-1])
+        if not removed:
+            assert all(removal.reasons(layer.layer)), layer.layer.name
+            assert removal.reasons(layer.layer), layer.layer.name
+
+
 def shrunk(
     model, x, sparsity=0.5, granularity="filter", tolerance=EXACT, **options
 ):
@@ -106,6 +119,8 @@ def shrunk(
         np.abs(one - other).max() > 1e-3 * np.abs(one).max()
         for one, other in zip(dense, outputs(prunable, x))
     )
+    if granularity == "filter":
+        assert_explained(prunable)
     stripped = kprune.strip(prunable)
     assert stripped.count_params() < model.count_params()
     assert_equal_outputs(prunable, stripped, x, tolerance)

@@ -173,7 +173,11 @@ def test_get_lists_the_names_when_it_knows_none(identifier):
     with pytest.raises(ValueError, match="Unknown allocation") as error:
         allocations.get(identifier)
     assert "['global', 'uniform']" in str(error.value)
-    assert f"Received: {identifier!r}" in str(error.value)
+    received = repr(identifier)
+    if isinstance(identifier, type):
+        name = identifier.__name__
+        received = f"the class {name}; call it: `{name}()`"
+    assert f"Received: {received}" in str(error.value)
 
 
 def test_prune_follows_an_allocation_of_the_users():

@@ -152,7 +152,32 @@ def test_export(folder, capsys):
     assert (
         main(["export", "pruned.keras", "b.tflite", "--sparse", "never"]) == 0
     )
-    assert "bytes" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "bytes" in out and "checked on" in out
+
+
+@TENSORFLOW_ONLY
+def test_a_sparse_file_that_is_wrong_on_other_cpus(folder, capsys):
+    model = keras.Sequential(
+        [
+            keras.Input((16, 16, 3)),
+            layers.ZeroPadding2D(),
+            layers.Conv2D(8, 3, strides=2),
+            layers.Conv2D(64, 1, activation="relu"),
+            layers.MaxPooling2D(),
+            layers.Conv2D(64, 1),
+            layers.GlobalAveragePooling2D(),
+        ]
+    )
+    model = kprune.make_prunable(model)
+    kprune.prune(model, 0.9, granularity="unstructured")
+    model.save("net.keras")
+    told = run(capsys, "export", "net.keras", "net.tflite")
+    assert "MAX_POOL_2D" in told["note"] and not told["is_sparse"]
+    refused = ["export", "net.keras", "refused.tflite", "--sparse", "always"]
+    assert main(refused) != 0
+    assert "would compute wrong numbers" in capsys.readouterr().err
+    assert not pathlib.Path("refused.tflite").exists()
 
 
 @TENSORFLOW_ONLY
@@ -168,6 +193,7 @@ def test_cost_of_files(folder, capsys):
     assert told["macs"] == 6 * 6 * 27 * 8 + 8 * 4
     assert told["latency"]["rounds"] > 0
     assert told["sparse_inference"]["is_eligible"] is False
+    assert told["sparse_inference"]["verdict"] == "no gain"
     assert run(capsys, "report", "pruned.tflite")["macs"] == told["macs"]
     assert main(["cost", "pruned.tflite"]) == 0
     assert "Sparse inference" in capsys.readouterr().out

@@ -55,7 +55,11 @@ def test_get_lists_the_names_when_it_knows_none(identifier):
     with pytest.raises(ValueError, match="Unknown criterion") as error:
         criteria.get(identifier)
     assert "['magnitude', 'random']" in str(error.value)
-    assert f"Received: {identifier!r}" in str(error.value)
+    received = repr(identifier)
+    if isinstance(identifier, type):
+        name = identifier.__name__
+        received = f"the class {name}; call it: `{name}()`"
+    assert f"Received: {received}" in str(error.value)
 
 
 @pytest.mark.parametrize("seed", [-1, 0.5, "0", None, True])

@@ -475,7 +475,11 @@ def test_get_lists_the_names_when_it_knows_none(identifier):
     with pytest.raises(ValueError, match="Unknown granularity") as error:
         granularities.get(identifier)
     assert "['block', 'filter', 'nm', 'unstructured']" in str(error.value)
-    assert f"Received: {identifier!r}" in str(error.value)
+    received = repr(identifier)
+    if isinstance(identifier, type):
+        name = identifier.__name__
+        received = f"the class {name}; call it: `{name}()`"
+    assert f"Received: {received}" in str(error.value)
 
 
 @pytest.mark.parametrize("n, m", [(4, 4), (5, 4), (1, 1)])

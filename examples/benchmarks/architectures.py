@@ -54,9 +54,9 @@ class Row:
             or None if it was not.
         parameters: What is left of the parameters, in parts of all.
         macs: What is left of the multiply-accumulates.
-        units: How many units can be cut.
+        groups: How many groups can be cut.
         channels: What part of the channels can be cut, classes not counted.
-        read_seconds: How long it takes to find the units.
+        read_seconds: How long it takes to find the groups.
         strip_seconds: How long it takes to strip.
     """
 
@@ -69,7 +69,7 @@ class Row:
     again: float | None
     parameters: float
     macs: float
-    units: int
+    groups: int
     channels: float
     read_seconds: float
     strip_seconds: float
@@ -149,7 +149,7 @@ def shrink(
     started = time.perf_counter()
     graph = channel_graph(prunable)
     read_seconds = time.perf_counter() - started
-    units, channels = _counts(graph, prunable.output_shape[-1])
+    groups, channels = _counts(graph, prunable.output_shape[-1])
     for sparsity in sparsities:
         prune(prunable, x, sparsity)
         started = time.perf_counter()
@@ -173,7 +173,7 @@ def shrink(
             again=again,
             parameters=costs.parameters(stripped) / parameters,
             macs=costs.macs(stripped) / macs,
-            units=units,
+            groups=groups,
             channels=channels,
             read_seconds=read_seconds,
             strip_seconds=strip_seconds,
@@ -183,15 +183,15 @@ def shrink(
 
 
 def _counts(graph, classes: int) -> tuple[int, float]:
-    """How many units can be cut, and what part of the channels."""
+    """How many groups can be cut, and what part of the channels."""
     made = np.concatenate(
         [
-            graph.units.of_slot[binding.slots]
+            graph.groups.of_slot[binding.slots]
             for binding in graph.bindings
             if binding.role == "out"
         ]
     )
-    free = made[~graph.units.frozen[made]]
+    free = made[~graph.groups.frozen[made]]
     return len(np.unique(free)), len(free) / (len(made) - classes)
 
 

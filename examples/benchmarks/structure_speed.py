@@ -2,9 +2,9 @@
 
     python examples/benchmarks/structure_speed.py
 
-* Finding the units (`kprune.structure.channel_graph`) of the largest
+* Finding the groups (`kprune.structure.channel_graph`) of the largest
   architectures of `keras.applications`; bar: 2 seconds.
-* One update of all masks of ResNet50 by units against an unstructured update
+* One update of all masks of ResNet50 by groups against an unstructured update
   of the same weights; bar: twice as long.
 * `kprune.strip` of ResNet50, half of its filters masked, against building the
   smaller model without any analysis (`clone_model` of the stripped model and
@@ -70,7 +70,7 @@ def half_masked(model: keras.Model) -> keras.Model:
 
 
 def add_reading(table, rounds: int) -> None:
-    """Rows: finding the units of the largest architectures."""
+    """Rows: finding the groups of the largest architectures."""
     for name in LARGEST:
         model = getattr(keras.applications, name)(weights=None)
         run = functools.partial(channel_graph, model)
@@ -78,7 +78,7 @@ def add_reading(table, rounds: int) -> None:
         seconds = np.median(times["read"])
         met = verdict(seconds <= READ_BAR)
         table.add_row(
-            f"units of {name}", f"{seconds:.3f}", "", f"{READ_BAR:g} s", met
+            f"groups of {name}", f"{seconds:.3f}", "", f"{READ_BAR:g} s", met
         )
         del model, run  # before the next is built
 
@@ -94,7 +94,7 @@ def add_update(table, prunable, rounds: int) -> None:
         {
             "masks, unstructured": update("unstructured"),
             "the same again (control)": update("unstructured"),
-            "masks, by units": update("filter"),
+            "masks, by groups": update("filter"),
         },
         rounds,
         UPDATE_BAR,
@@ -136,7 +136,7 @@ def add_growth(table, sizes: list[int], rounds: int) -> None:
         prunable = half_masked(residual_net(blocks))
         stripped = kprune.strip(prunable)
         variants |= {
-            ("units", blocks): lambda model=prunable: channel_graph(model),
+            ("groups", blocks): lambda model=prunable: channel_graph(model),
             ("strip", blocks): lambda model=prunable: kprune.strip(model),
             ("copy", blocks): lambda model=stripped: copy(model),
         }
@@ -145,7 +145,7 @@ def add_growth(table, sizes: list[int], rounds: int) -> None:
         (name, blocks): seconds / blocks
         for (name, blocks), seconds in zip(variants, times.values())
     }
-    for name in ("units", "strip", "copy"):
+    for name in ("groups", "strip", "copy"):
         for blocks in sizes:
             seconds = a_block[name, blocks]
             median, text = ratio(seconds, a_block[name, sizes[0]])

@@ -20,9 +20,9 @@ table says how far the outputs of two samples are apart.
     params    parameters left; bar at a sparsity of 0.5: 0.37, and 0.56 for
               ConvNeXt, whose LayerNormalizations keep the width as it is
     MACs      multiply-accumulates left; bar at 0.5: 0.33, and 0.56
-    units     what can be cut: channels that go together
+    groups    what can be cut: channels that go together
     channels  channels that can be cut, in percent of all but the classes
-    read, strip    seconds that it takes to find the units, and to strip
+    read, strip    seconds that it takes to find the groups, and to strip
     GiB       peak memory of the process, float64
     .tflite   size of the exported file (float32, built-in operations only) in
               parts of that of the whole model, and the largest difference
@@ -128,7 +128,7 @@ def _table(has_exports: bool) -> rich.table.Table:
         "params",
         "MACs",
         "at 0.5",
-        "units",
+        "groups",
         "channels",
         "read, s",
         "strip, s",
@@ -149,7 +149,7 @@ def _cells(row: Row) -> list[str]:
         f"{row.parameters:.3f}",
         f"{row.macs:.3f}",
         verdict(row.is_small) if row.sparsity == 0.5 else "",
-        f"{row.units:,}",
+        f"{row.groups:,}",
         f"{row.channels:.1%}",
         f"{row.read_seconds:.2f}",
         f"{row.strip_seconds:.1f}",

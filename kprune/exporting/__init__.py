@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+from collections.abc import Callable, Iterable, Sequence
 
 import keras
 
@@ -15,12 +16,13 @@ from kprune.exporting import (
     representative,
     saved_model,
     signature,
-    sparse_file,
     target,
+    tflite_file,
 )
 from kprune.keras_internals import sublayers
 from kprune.prunable import masked_share, prunable_layers
 from kprune.stripping import strip
+from kprune.structure import flattening
 from kprune.structure.graph import readable
 
 _WRITERS = {
@@ -50,6 +52,8 @@ class ExportResult:
             model's outputs; why the file is not sparse although that was
             asked for, or would have made it smaller; that the sparse file is
             larger after gzip. Else empty.
+        checked_on: String. Of a `.tflite`: the CPU that ran it to compare,
+            and whether XNNPACK's sparse kernels are on there. Else empty.
 
     Example:
 
@@ -67,6 +71,7 @@ class ExportResult:
     largest_difference: float
     is_sparse: bool = False
     note: str = ""
+    checked_on: str = ""
 
     def __str__(self) -> str:
         text = (
@@ -75,6 +80,8 @@ class ExportResult:
         )
         if self.is_sparse:
             text += "; zeros are left out"
+        if self.checked_on:
+            text += f"; checked on {self.checked_on}"
         return "\n".join(filter(None, [text, self.note]))
 
 
@@ -84,10 +91,10 @@ def export(
     *,
     format: str | None = None,
     quantize: str | None = None,
-    representative_data=None,
+    representative_data: Iterable | Callable | None = None,
     integer_io: bool = False,
     sparse: bool | str = "auto",
-    input_signature=None,
+    input_signature: Sequence | dict | keras.InputSpec | None = None,
 ) -> ExportResult:
     """Strips a model if needed, writes it, and checks what it wrote.
 
@@ -137,7 +144,9 @@ def export(
             `"auto"` does so with floats where the file gets smaller; `True`
             with 8 bits as well, though few such files run. A file that
             LiteRT's default interpreter does not run is never written; then
-            the plain one is, and `note` says so.
+            the plain one is, and `note` says so. The same with `"auto"` for
+            a file that would compute wrong numbers on another CPU (see
+            `kprune.check_sparse_inference`); `True` refuses it.
         input_signature: The shapes of the inputs, each a tuple that starts
             with the batch size (`None` for any) or a `keras.InputSpec`; a
             list or dict of them for several inputs. `None`: the model's own,
@@ -150,9 +159,12 @@ def export(
     Raises:
         ValueError: If the model is not built, or subclassed with a call that
             cannot be traced, the format or an argument is not known or does
-            not fit, the path cannot be written, or an operation has no
-            built-in kernel in LiteRT.
-        RuntimeError: If the file's outputs differ from the model's.
+            not fit, the path cannot be written, an operation has no
+            built-in kernel in LiteRT, or with `sparse=True` the file would
+            compute wrong numbers on CPUs with XNNPACK's sparse kernels.
+        RuntimeError: If the file's outputs differ from the model's by more
+            than the precision in which the model computes, and that of
+            quantized weights, explain.
         OSError: If the disk is full.
 
     Example:
@@ -166,7 +178,8 @@ def export(
     """
     if isinstance(model, (str, os.PathLike)):
         model = files.load_model(model)
-    model = readable(model, "export")
+    original, model = model, readable(model, "export")
+    flattening.warn_of_unused(original, model)
     path = pathlib.Path(path)
     format = target.format_of(path, format)
     _check_tflite_only(format, quantize, sparse)
@@ -204,11 +217,10 @@ def export(
         # Keras goes by the suffix of what it writes. Nothing else of the name
         # is kept, so that no helper's file in the folder has the same.
         written = folder / f"model{path.suffix}"
-        is_sparse, note = False, ""
         if format == "tflite":
             options = litert.Options(quantize, batches, integer_io)
-            difference, is_sparse, note = _write_tflite(
-                model, written, shapes, options, sparse
+            found = dataclasses.asdict(
+                tflite_file.write(model, written, shapes, options, sparse)
             )
         else:
             writer = _WRITERS[format]
@@ -216,11 +228,11 @@ def export(
             random = [checking.random_batch(model, shapes)]
             check = checking.Check(model, random)
             difference = check.difference(writer.load(written, model))
+            found = {"largest_difference": difference, "note": ""}
         files.move(written, path)
-    notes = " ".join(filter(None, [_NOT_PRUNED if is_dense else "", note]))
-    return ExportResult(
-        str(path), format, *files.sizes(path), difference, is_sparse, notes
-    )
+    if is_dense:
+        found["note"] = " ".join(filter(None, [_NOT_PRUNED, found["note"]]))
+    return ExportResult(str(path), format, *files.sizes(path), **found)
 
 
 _NOT_PRUNED = (
@@ -228,52 +240,6 @@ _NOT_PRUNED = (
     "before the export train with `callbacks=[kprune.PruningScheduler()]`, or "
     "call `kprune.prune(model, 0.5)`."
 )
-
-
-# Enough to tell a broken file from a rounded one.
-_CHECKED_BATCHES = 8
-
-
-def _write_tflite(model, path, shapes, options, sparse):
-    """Returns the largest difference, whether it is sparse, and a note."""
-    if options.batches is None:
-        batches = [checking.random_batch(model, shapes)]
-    else:
-        batches = options.batches[:_CHECKED_BATCHES]
-    check = checking.Check(model, batches, options.quantize)
-    litert.write(model, path, shapes, options)
-    run = litert.load(path, model, options.quantize)
-    difference = check.difference(run)
-    is_eight_bits = options.quantize in ("dynamic", "int8")
-    of_sparse, note = None, ""
-    if sparse is True or (sparse and not is_eight_bits):
-        of_sparse, note = sparse_file.replace(
-            model, path, shapes, options, check
-        )
-        if of_sparse is None and sparse is True and not note:
-            note = "A sparse file is not smaller: too few weights are zero."
-    notes = [note, _note_on_floats(path) if options.quantize == "int8" else ""]
-    if check.is_blind:
-        notes.append(
-            "The model's outputs are smaller than the steps of an int8 "
-            "softmax, so that the file can return zeros in their place."
-        )
-    return (
-        difference if of_sparse is None else of_sparse,
-        of_sparse is not None,
-        " ".join(filter(None, notes)),
-    )
-
-
-def _note_on_floats(path) -> str:
-    """What to say of an int8 file that is not all in 8 bits."""
-    kinds = litert.float_operators(path)
-    if not kinds:
-        return ""
-    return (
-        "Not all of the file computes in 8 bits, as LiteRT's kernels do not "
-        f"allow it. With floats: {', '.join(kinds)}."
-    )
 
 
 def _check_tflite_only(format, quantize, sparse) -> None:

@@ -6,13 +6,9 @@ import keras
 import numpy as np
 
 from kprune import keras_internals
+from kprune.exporting import tolerance
 from kprune.structure.cloning import LOOKUPS
 
-# Of the largest output. Kernels differ between runtimes by a few roundings;
-# a wrong weight or a lost operation differs by far more.
-_TOLERANCE = {"bfloat16": 5e-2, "float16": 2e-2, "float32": 1e-3}
-# Steps of 8 bits add up from layer to layer.
-_QUANTIZED_TOLERANCE = {"float16": 2e-2, "dynamic": 0.15, "int8": 0.3}
 # LiteRT's softmax has steps of 1/256 in int8, however small its outputs are.
 # They excuse this much of the largest output at most, so that no file of zeros
 # passes, unless all outputs are smaller, as of a softmax over 1,000 classes
@@ -34,16 +30,29 @@ class Check:
         batches: List of batches, each a list of arrays, one per input.
         quantize: How the weights of the files are rounded, `None` if not at
             all.
+        exact: The model as the files compute it, in float32, if it computes
+            in less precision itself. They are held against both, since what
+            rounding explains in half precision may hide a wrong weight.
     """
 
     def __init__(
-        self, model: keras.Model, batches: list, quantize: str | None = None
+        self,
+        model: keras.Model,
+        batches: list,
+        quantize: str | None = None,
+        exact: keras.Model | None = None,
     ):
         self.model = model
         self.batches = batches
         self.quantize = quantize
+        self.exact = exact
+        self.expected = self._outputs_of(model)
+        # Whether outputs were too small to tell a file from one of zeros.
+        self.is_blind = False
+
+    def _outputs_of(self, model) -> list:
         try:
-            self.expected = [outputs_of(model, batch) for batch in batches]
+            return [outputs_of(model, batch) for batch in self.batches]
         # Layers and backends raise whatever they like.
         except Exception as error:
             raise ValueError(
@@ -51,8 +60,6 @@ class Check:
                 "it. Check it for layers that refuse values, such as a lookup "
                 f"without `num_oov_indices`. {type(error).__name__}: {error}"
             ) from error
-        # Whether outputs were too small to tell a file from one of zeros.
-        self.is_blind = False
 
     def difference(self, run: Callable[[list], list]) -> float:
         """Runs a file on the same input.
@@ -79,13 +86,21 @@ class Check:
                     f"{shapes}, those of the model {wanted}. Give "
                     "`input_signature` fixed sizes, or take another format."
                 )
-        columns = zip(zip(*self.expected), zip(*received))
+        if self.exact is not None:
+            self._compare_all(
+                self.exact, self._outputs_of(self.exact), received
+            )
+        return self._compare_all(self.model, self.expected, received)
+
+    def _compare_all(self, model, expected, received) -> float:
+        share = tolerance.share(model, self.quantize)
+        columns = zip(zip(*expected), zip(*received))
         return max(
-            self._compare(tensor, *column)
-            for tensor, column in zip(self.model.outputs, columns)
+            self._compare(tensor, share, *column)
+            for tensor, column in zip(model.outputs, columns)
         )
 
-    def _compare(self, tensor, expected, received) -> float:
+    def _compare(self, tensor, share, expected, received) -> float:
         if expected[0].dtype == object:
             # Texts, as numbers: 0 where one is right, 1 where it is another.
             received = [x != y for x, y in zip(received, expected)]
@@ -105,9 +120,6 @@ class Check:
         if self.quantize and "float" not in dtype:
             # A class, say: rounded weights may decide for another.
             return difference
-        share = _QUANTIZED_TOLERANCE.get(
-            self.quantize, _TOLERANCE.get(dtype, _TOLERANCE["float32"])
-        )
         allowed = share * max(scale, 1e-6)
         if self.quantize == "int8":
             is_blind = scale < _INT8_STEPS

@@ -8,7 +8,7 @@ import warnings
 import keras
 import numpy as np
 
-from kprune.exporting import full_precision, saved_model, signature
+from kprune.exporting import saved_model, signature
 from kprune.tflite import flatbuffer, interpreter
 
 QUANTIZATIONS = ("float16", "dynamic", "int8")
@@ -47,8 +47,7 @@ def write(
     """Writes a model as a `.tflite` file with built-in operations only.
 
     Args:
-        model: A plain Keras model. One of half precision is written so that
-            it computes in float32.
+        model: A plain Keras model that does not compute in half precision.
         path: `pathlib.Path` of the file.
         shapes: List of tuples: the shape of each input, batch size first.
         options: `Options`.
@@ -66,7 +65,7 @@ def write(
     # The same one for the plain file and the sparse one.
     folder = path.with_name("for_conversion")
     if not folder.exists():
-        saved_model.write(full_precision.in_float32(model), folder, shapes)
+        saved_model.write(model, folder, shapes)
     converter = tf.lite.TFLiteConverter.from_saved_model(
         str(folder), signature_keys=["serving_default"]
     )
@@ -87,9 +86,9 @@ def write(
                 "its input a fixed length, or take `quantize='dynamic'`."
             )
         operations = tf.lite.OpsSet.TFLITE_BUILTINS_INT8
-        names = signature.names_of(model)
+        names, batches = signature.names_of(model), options.batches or []
         converter.representative_dataset = lambda: (
-            dict(zip(names, batch)) for batch in options.batches
+            dict(zip(names, batch)) for batch in batches
         )
         if options.integer_io:
             converter.inference_input_type = tf.int8
@@ -128,8 +127,7 @@ def _has_loop(folder: pathlib.Path) -> bool:
 
 def _other_dtypes(model: keras.Model) -> str:
     """What to add to an error for a model that is not all float32."""
-    known = {"float32", *full_precision.HALF}
-    dtypes = {layer.compute_dtype for layer in model.layers} - known
+    dtypes = {layer.compute_dtype for layer in model.layers} - {"float32"}
     return f" The model computes in {sorted(dtypes)}." if dtypes else ""
 
 

@@ -3,7 +3,8 @@
 Most files of 8-bit weights fail in LiteRT's interpreter when they are sparse,
 and gzip makes the plain ones smaller anyway, so they are sparse on request
 only. With floats gzip mostly leaves the two alike; where it does not, the
-result says so. Whatever is written has run before.
+result says so. Whatever is written has run before, and is right on CPUs with
+XNNPACK's sparse kernels too, which this one may not have.
 """
 
 import pathlib
@@ -13,9 +14,14 @@ import numpy as np
 
 from kprune import files
 from kprune.exporting import checking, litert
+from kprune.tflite.sparse_inference import check_sparse_inference
 
 # The converter leaves kernels with a smaller share of zeros as they are.
 _SMALLEST_SHARE = 0.3
+
+
+class ComputesWrong(ValueError):
+    """A sparse file would be wrong on other CPUs than this one."""
 
 
 def replace(
@@ -39,6 +45,10 @@ def replace(
         where the plain file stays; and a note: why LiteRT does not run a
         sparse file that is smaller, or that it is larger after gzip; else an
         empty string.
+
+    Raises:
+        ComputesWrong: If XNNPACK's sparse kernels would compute wrong
+            numbers from a sparse file. The plain file stays.
     """
     if max(map(_share_of_zeros, model.weights), default=0) < _SMALLEST_SHARE:
         return None, ""
@@ -53,9 +63,23 @@ def replace(
         return None, f"LiteRT does not run the sparse file: {error.__cause__}"
     except (RuntimeError, ValueError) as error:
         return None, f"LiteRT does not run the sparse file: {error}"
+    _check_other_cpus(model, sparse)
     note = _note_on_gzip(files.sizes(sparse)[1], files.sizes(plain)[1])
     sparse.replace(plain)
     return difference, note
+
+
+def _check_other_cpus(model: keras.Model, path: pathlib.Path) -> None:
+    found = check_sparse_inference(path)
+    if found.verdict == "wrong":
+        raise ComputesWrong(
+            f"A sparse-encoded file of model '{model.name}' would compute "
+            "wrong numbers on ARM, in browsers and on x86 without AVX, where "
+            "XNNPACK takes its kernels for sparse weights. "
+            f"{found.operator}: {found.reason}. A plain file is right "
+            "everywhere (`sparse=False`); for a sparse one put another layer "
+            "in the place of that operator."
+        )
 
 
 def _note_on_gzip(sparse: int, plain: int) -> str:

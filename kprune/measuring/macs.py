@@ -99,7 +99,10 @@ def _count_call(layer, call, values) -> tuple[dict, list]:
             is_known = None not in (per_step, steps)
             outputs = keras.tree.flatten(layer(*args, **kwargs))
             return {id(layer): per_step * steps if is_known else None}, outputs
-        inputs = [values[id(x)] for x in dict.fromkeys(call.inputs)]
+        # Anew, since a mask that a tensor carries is none of the inputs.
+        fresh = {id(x): _like(values[id(x)]) for x in call.inputs}
+        args, kwargs = call.fill_in(fresh)
+        inputs = list(fresh.values())
         graph = keras.Function(inputs, layer.call(*args, **kwargs))
         counts, outputs = _count(graph, inputs)
     except Exception:
@@ -108,6 +111,11 @@ def _count_call(layer, call, values) -> tuple[dict, list]:
     if not isinstance(layer, keras.Model):
         counts = {id(layer): total(counts)}
     return counts, outputs
+
+
+def _like(tensor):
+    """A symbolic tensor that is in no graph yet."""
+    return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype)
 
 
 def _symbol(shape, dtype):

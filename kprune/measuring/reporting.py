@@ -3,12 +3,19 @@
 import dataclasses
 import io
 import math
+from collections.abc import Iterable
 
 import keras
 from rich.console import Console
 from rich.table import Table
 
-from kprune import granularities, keras_internals, received, weights
+from kprune import (
+    granularities,
+    keras_internals,
+    masks,
+    received,
+    weights,
+)
 from kprune.measuring import costs
 from kprune.measuring import macs as model_macs
 from kprune.measuring.comparison import (
@@ -195,7 +202,7 @@ def report(
     model: keras.Model,
     *,
     dense: keras.Model | None = None,
-    data=None,
+    data: Iterable | None = None,
     files: dict | None = None,
     latency: bool = False,
 ) -> PruningReport:
@@ -244,7 +251,7 @@ def report(
             raise ValueError(
                 "`report` needs a built `keras.Model`: start it with "
                 "`keras.Input(shape)` or call it on data first. "
-                f"Received as `{argument}`: {received.describe(value)}"
+                f"Received: {argument}={received.describe(value)}"
             )
     if dense is None and (data is not None or files or latency):
         raise ValueError(
@@ -329,14 +336,15 @@ def _reason(layer, removal) -> str:
     reasons = []
     if not (layer.trainable and plain.trainable):
         reasons.append("frozen (trainable=False)")
-    granularity = granularities.get(layer.granularity)
-    if removal is not None and (
-        getattr(granularity, "whole_groups", False)
-        # No single weights go, whatever else does.
-        or all(
-            removal.cut(weight.variable, weights.to_numpy(weight.mask)).all()
-            for weight in weights_of(layer)
-        )
-    ):
+    if removal is not None and _loses_filters(layer):
         reasons.extend(removal.reasons(plain))
     return "; ".join(reasons)
+
+
+def _loses_filters(layer) -> bool:
+    """Whether whole filters are what is or would be masked of a layer."""
+    granularity = granularities.get(layer.granularity)
+    return getattr(granularity, "whole_groups", False) or all(
+        masks.is_of_slices(weights.to_numpy(layer.masks[name]))
+        for name in layer.kernels
+    )

@@ -2,12 +2,12 @@
 
 import inspect
 import tempfile
-import types
 
 import keras
 from keras import ops
 
 from kprune import keras_internals
+from kprune.structure.functions import config_with_functions
 
 # They keep a vocabulary.
 LOOKUPS = (
@@ -68,14 +68,8 @@ def made_again(layer, changes: dict | None = None):
     config = _config(layer)
     if config is None:
         # As it was made first, where Keras knows and its config does not.
-        new = kind(**keras_internals.constructor_arguments(layer))
+        new = kind(**(keras_internals.constructor_arguments(layer) or {}))
     else:
-        for key in config:
-            # A function that is not registered does not come back from its
-            # name.
-            value = getattr(layer, key, None)
-            if isinstance(value, types.FunctionType):
-                config[key] = value
         config = _unbuilt({**config, **(changes or {})})
         new = kind.from_config(_accepted(kind, config))
     new.name = layer.name
@@ -180,7 +174,9 @@ def clone_operation(operation):
     return new
 
 
-def padded(layer, width: int, new_width: int, rank: int, dtype: str):
+def padded(
+    layer, width: int, new_width: int, rank: int, dtype: str | None
+) -> keras.Model:
     """A model in which a layer sees zeros where channels went.
 
     Args:
@@ -189,7 +185,7 @@ def padded(layer, width: int, new_width: int, rank: int, dtype: str):
         width: Integer: the length of the last axis that the layer gets.
         new_width: Integer: the length that the model takes and returns.
         rank: Integer: the rank of its input, the batch axis included.
-        dtype: String: the dtype of its input.
+        dtype: String: the dtype of its input; `None` is Keras's own.
 
     Returns:
         `keras.Model` of the layer's name: pad, the layer, slice.
@@ -204,7 +200,7 @@ def _config(layer) -> dict | None:
     """A layer's config, or None where only its constructor's arguments are."""
     known = keras_internals.constructor_arguments(layer) is not None
     try:
-        config = layer.get_config()
+        config = config_with_functions(layer)
     except Exception:
         # Whatever a user's own `get_config` does.
         if known:
@@ -217,7 +213,7 @@ def _config(layer) -> dict | None:
     raise ValueError(f"`get_config` returns {config!r}, not a dict")
 
 
-def _takes(kind: type, argument: str) -> bool:
+def _takes(kind: type[keras.layers.Layer], argument: str) -> bool:
     """Whether a class's constructor takes a keyword argument."""
     parameters = inspect.signature(kind.__init__).parameters
     return argument in parameters or any(

@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import warnings
 
 import keras
 import numpy as np
@@ -16,8 +17,10 @@ def flatten(model: keras.Model) -> keras.Model:
 
     The model's `call` runs once on symbolic inputs of the shapes that it was
     built with. Layers of the user's own that only call other layers are
-    traced through, so that what they hold can be read. The outputs of the two
-    models are compared on random input.
+    traced through, so that what they hold can be read, but for classes of
+    which the call cannot be traced. Weights that the call does not use in
+    inference are not in the functional model. The outputs of the two models
+    are compared on random input.
 
     Args:
         model: A built, subclassed `keras.Model`.
@@ -27,19 +30,87 @@ def flatten(model: keras.Model) -> keras.Model:
 
     Raises:
         ValueError: If the call cannot run on symbolic inputs, does not show
-            all weights, or gives other outputs.
+            all weights that it uses, or gives other outputs.
     """
+    composites = _composites(model)
     try:
-        flat = _traced(model, _composites(model))
-    except _NotShown:
-        flat = _traced(model, [])
+        return _flat(model, composites)
+    except ValueError:
+        if not composites:
+            raise
+    # One of them stays closed, or some: outer ones come first.
+    flat = _flat(model, [])
+    opened: list[type] = []
+    for kind in composites:
+        try:
+            flat = _flat(model, [*opened, kind])
+        except ValueError:
+            continue
+        opened.append(kind)
+    return flat
+
+
+def why_closed(layer, args: tuple, kwargs: dict) -> str | None:
+    """Why a layer of the user's own cannot be traced through.
+
+    Args:
+        layer: A layer or an operation.
+        args: Tuple of what it is called with, symbolic tensors among them.
+        kwargs: Dict.
+
+    Returns:
+        String; `None` if it can, or is no layer that calls others.
+    """
+    if not _is_composite(layer):
+        return None
+    try:
+        with (
+            _open([type(layer), *_composites(layer)]),
+            keras_internals.calls_forgotten(layer),
+        ):
+            layer(*args, **kwargs)
+    except Exception as error:
+        # Whatever a user's own call does with a symbolic tensor.
+        (first, *_) = str(error).splitlines() or [""]
+        return f"{type(error).__name__}: {first[:120]}"
+    return None
+
+
+def warn_of_unused(model: keras.Model, flat: keras.Model) -> None:
+    """Warns if weights of a model are not in what was made of it.
+
+    Args:
+        model: A subclassed `keras.Model`.
+        flat: What `flatten` made of it, or the model itself.
+    """
+    used = {id(variable) for variable in flat.weights}
+    names: list[str] = []
+    for part in [*sublayers(model), model]:
+        unused = [v for v in part.weights if id(v) not in used]
+        if part is model:
+            names.extend(variable.path for variable in unused)
+        elif unused and len(unused) == len(part.weights):
+            names.append(part.name)
+            used.update(map(id, unused))
+    if names:
+        warnings.warn(
+            f"Model '{model.name}' has weights that its call does not use in "
+            "inference. They are left out of the model that comes back: "
+            f"{', '.join(map(repr, names))}.",
+            stacklevel=3,
+        )
+
+
+def _flat(model, opened) -> keras.Model:
+    """The functional model, once it is known to compute the same."""
+    flat = _traced(model, opened)
     inputs = [_sample(tensor) for tensor in flat.inputs]
     packed = keras.tree.pack_sequence_as(
         keras_internals.inputs_struct(flat), inputs
     )
     try:
         # Each from the same state, which stays as it was.
-        with keras.StatelessScope():
+        with _Watch() as watch:
             expected = keras.tree.flatten(_call(model, packed))
         with keras.StatelessScope():
             received = keras.tree.flatten(flat(packed))
@@ -49,6 +120,17 @@ def flatten(model: keras.Model) -> keras.Model:
             f"The call of model '{model.name}' cannot run on random input: "
             f"{type(error).__name__}: {error}"
         ) from error
+    known = {id(variable) for variable in flat.weights}
+    hidden = [
+        variable.path
+        for variable in model.weights
+        if id(variable) in watch.read - known
+    ]
+    if hidden:
+        raise ValueError(
+            f"The call of model '{model.name}' uses weights outside of "
+            f"layers, which do not show in its graph: {hidden[:3]}"
+        )
     for one, other in zip(expected, received):
         if not np.allclose(
             ops.convert_to_numpy(one),
@@ -63,11 +145,19 @@ def flatten(model: keras.Model) -> keras.Model:
     return flat
 
 
-class _NotShown(ValueError):
-    """Some weights do not show in the graph."""
+class _Watch(keras.StatelessScope):
+    """Sees which variables are read."""
+
+    def __init__(self):
+        super().__init__()
+        self.read = set()
+
+    def get_current_value(self, variable):
+        self.read.add(id(variable))
+        return super().get_current_value(variable)
 
 
-def _traced(model, composites) -> keras.Model:
+def _traced(model, opened) -> keras.Model:
     shapes = (model.get_build_config() or {}).get("input_shape")
     if shapes is None:
         raise ValueError(
@@ -78,23 +168,15 @@ def _traced(model, composites) -> keras.Model:
         lambda shape: keras.Input(batch_shape=(None, *shape[1:])), shapes
     )
     try:
-        with _open(composites), _unique_names(model):
+        with _open(opened), _unique_names(model):
             outputs = _call(model, inputs)
-            flat = keras.Model(inputs, outputs, name=model.name)
+            return keras.Model(inputs, outputs, name=model.name)
     except Exception as error:
         # Whatever a user's own call does with a symbolic tensor.
         raise ValueError(
             f"The call of model '{model.name}' cannot run on symbolic "
             f"inputs: {type(error).__name__}: {error}"
         ) from error
-    shown = {id(variable) for variable in flat.weights}
-    hidden = [v.path for v in model.weights if id(v) not in shown]
-    if hidden:
-        raise _NotShown(
-            f"The call of model '{model.name}' uses weights outside of "
-            f"layers, which do not show in its graph: {hidden[:3]}"
-        )
-    return flat
 
 
 def _call(model, inputs):
@@ -107,15 +189,16 @@ def _call(model, inputs):
 
 
 def _composites(model) -> list[type]:
-    """The user's own classes of layers whose calls only call layers."""
-    classes = {}
-    for layer in sublayers(model):
-        kind = type(layer)
-        own = not kind.__module__.startswith(("keras.", "kprune."))
-        is_layer = not isinstance(layer, keras.Model)
-        if own and is_layer and sublayers(layer):
-            classes[kind] = None
-    return list(classes)
+    """The user's own classes of layers that hold layers; outer ones first."""
+    found = filter(_is_composite, sublayers(model))
+    return list(dict.fromkeys(map(type, found)))
+
+
+def _is_composite(layer) -> bool:
+    is_own = not type(layer).__module__.startswith(("keras.", "kprune."))
+    is_layer = isinstance(layer, keras.layers.Layer)
+    is_model = isinstance(layer, keras.Model)
+    return is_own and is_layer and not is_model and bool(sublayers(layer))
 
 
 @contextlib.contextmanager

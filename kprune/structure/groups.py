@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -70,7 +70,9 @@ def pool(graph: ChannelGraph, members: dict[int, Member]) -> np.ndarray:
     return np.sign(means) * np.sqrt(np.abs(means))
 
 
-def left(graph: ChannelGraph, kept: dict[int, np.ndarray | None]) -> np.ndarray:
+def left(
+    graph: ChannelGraph, kept: Mapping[int, np.ndarray | None]
+) -> np.ndarray:
     """Of which groups any weight is left.
 
     Args:

@@ -72,7 +72,7 @@ class Rebuilder:
         if isinstance(model, keras.Sequential):
             return self._sequential(model, new_inputs)
         values = dict(zip(map(id, model.inputs), new_inputs))
-        fresh = []
+        fresh: list = []
         for call in keras_internals.calls(model):
             tensors = [values[id(tensor)] for tensor in call.inputs]
             args, kwargs = self._new_arguments(call, *call.fill_in(values))
@@ -109,7 +109,8 @@ class Rebuilder:
             ValueError: If a shape does not fit, with the variable's name, or
                 if two layers shared a variable and do not any more.
         """
-        targets, sources = {}, {}
+        targets: dict = {}
+        sources: dict = {}
         for old, new in self._replaced:
             old, new = _with_equal_weights(old, new)
             if len(old.weights) != len(new.weights):
@@ -138,9 +139,10 @@ class Rebuilder:
             new.trainable = old.trainable
             freeze_as(*_with_equal_weights(old, new))
 
-    def _sequential(self, model, new_inputs):
+    def _sequential(self, model, new_inputs) -> keras.Model:
         (tensor,) = new_inputs
-        rebuilt, fresh = [], []
+        rebuilt: list = []
+        fresh: list = []
         for layer in model.layers:
             rebuilt.append(self._operation(layer, [tensor], fresh))
             tensor = rebuilt[-1](tensor)
@@ -228,10 +230,14 @@ def _with_equal_weights(old, new) -> tuple:
 
 def _misfit(old, source, array, target) -> str:
     if array.shape == tuple(source.shape):
-        return cannot_be_made_again(
-            old,
+        problem = (
             f"'{source.path}' has the shape {array.shape}, and that of the "
-            f"one made again {tuple(target.shape)}",
+            f"one made again {tuple(target.shape)}"
+        )
+        return (
+            f"{cannot_be_made_again(old, problem)} Or, where channels were "
+            f"removed, the rule of {type(old).__name__} does not say all that "
+            "changes with them."
         )
     return (
         f"'{source.path}' was to become {array.shape}, but the rebuilt layer "

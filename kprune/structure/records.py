@@ -1,8 +1,11 @@
 """What the walk hands to the rules, and what it writes down."""
 
 import dataclasses
+import functools
 import inspect
+from typing import Any
 
+import keras
 import numpy as np
 
 from kprune.structure.slots import Channels
@@ -35,24 +38,68 @@ class LayerCall:
 
     Args:
         layer: The layer or operation, unwrapped.
-        inputs: Tuple of `Tensor`: all tensors among the arguments.
-        output_shapes: Tuple of shapes.
         args: Tuple of the positional arguments, `Tensor`s in their places.
         kwargs: Dict of the keyword arguments, likewise.
+        output_shapes: Tuple of shapes.
         key: Integer that tells the call from others of the same layer.
+
+    Example:
+
+    >>> x = kprune.structure.Tensor((None, 5, 8), axes={})
+    >>> mask = kprune.structure.Tensor((None, 5), axes={}, dtype="bool")
+    >>> call = kprune.structure.LayerCall(
+    ...     keras.layers.LSTM(4), (x,), {"mask": mask}, ((None, 4),), key=0)
+    >>> [tensor.shape for tensor in call.inputs]
+    [(None, 5, 8)]
+    >>> [tensor.shape for tensor in call.masks]
+    [(None, 5)]
     """
 
-    layer: object
-    inputs: tuple
-    output_shapes: tuple
+    layer: Any
     args: tuple
     kwargs: dict
+    output_shapes: tuple
     key: int
 
     def named(self) -> dict:
         """The arguments of the call by their names; those not given lack."""
         signature = inspect.signature(self.layer.call)
         return signature.bind(*self.args, **self.kwargs).arguments
+
+    @functools.cached_property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """All `Tensor`s among the arguments but masks."""
+        return self._split[0]
+
+    @functools.cached_property
+    def masks(self) -> tuple[Tensor, ...]:
+        """The masks among the arguments, given by the user or by Keras.
+
+        They are what goes by the name `mask`, or by one that ends in
+        `_mask`, behind the first argument. The walk freezes their axes.
+        """
+        return self._split[1]
+
+    @functools.cached_property
+    def _split(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        inputs: list[Tensor] = []
+        masks: list[Tensor] = []
+        signature = inspect.signature(self.layer.call)
+        first = next(iter(signature.parameters))
+        named = self.named()
+        for name, argument in named.items():
+            kind = signature.parameters[name].kind
+            is_open = kind is inspect.Parameter.VAR_KEYWORD
+            given = argument if is_open else {name: argument}
+            for key, value in given.items():
+                is_mask = key != first and f"_{key}".endswith("_mask")
+                found = masks if is_mask else inputs
+                found.extend(
+                    item
+                    for item in keras.tree.flatten(value)
+                    if isinstance(item, Tensor)
+                )
+        return tuple(inputs), tuple(masks)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,8 +115,8 @@ class Binding:
             them, `"through"` where it goes along (norms, depthwise kernels).
     """
 
-    layer: object
-    variable: object
+    layer: Any
+    variable: keras.Variable
     axis: int
     slots: np.ndarray
     role: str
@@ -91,13 +138,13 @@ class Reading:
             `None`.
     """
 
-    layer: object
-    variable: object
+    layer: Any
+    variable: keras.Variable
     in_axis: int
     channels: Channels
     out_slots: np.ndarray
     linked: np.ndarray
-    bias: object
+    bias: keras.Variable | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +157,7 @@ class Merge:
         after: Integer. How many bindings were written down before.
     """
 
-    layer: object
+    layer: Any
     slots: np.ndarray
     after: int
 
@@ -126,6 +173,6 @@ class Sum:
             user can set, or empty.
     """
 
-    layer: object
+    layer: Any
     channels: Channels
     reason: str

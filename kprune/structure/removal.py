@@ -4,7 +4,9 @@ import keras
 import numpy as np
 
 from kprune.prunable import PrunableWeight, prunable_layers, unwrapped
+from kprune.structure import flattening
 from kprune.structure.cloning import clone, padded
+from kprune.structure.functions import config_with_functions
 from kprune.structure.graph import readable
 from kprune.structure.rebuilding import Rebuilder
 from kprune.structure.records import Reading
@@ -27,7 +29,8 @@ def compact(model: keras.Model) -> keras.Model:
 
     Args:
         model: A built model without prunable layers. A subclassed one is
-            flattened by a symbolic call.
+            flattened by a symbolic call; weights that this call does not use
+            in inference are left out, with a warning.
 
     Returns:
         A new model, not compiled. The one that is passed is not changed.
@@ -46,7 +49,8 @@ def compact(model: keras.Model) -> keras.Model:
     >>> kprune.compact(model).layers[0].units
     1
     """
-    model = readable(model, "compact")
+    original, model = model, readable(model, "compact")
+    flattening.warn_of_unused(original, model)
     if prunable_layers(model):
         raise ValueError(
             f"Model '{model.name}' has prunable layers. Use "
@@ -86,7 +90,7 @@ class Removal:
         model: A built Sequential or Functional model.
     """
 
-    def __init__(self, model):
+    def __init__(self, model: keras.Model):
         self._walk = Walk(model, weigh=True)
         self._groups = self._walk.table.solve()
         readings = self._walk.readings
@@ -95,9 +99,9 @@ class Removal:
         self._configs = _grouped(
             self._walk.configs.items(), lambda item: item[0][0]
         )
-        self._makers = _grouped(
-            (b for b in self._walk.bindings.values() if b.role == "out"),
-            lambda b: id(b.layer),
+        # By variable: a layer may hold the layers that the graph shows.
+        self._bindings = _grouped(
+            self._walk.bindings.values(), lambda b: id(b.variable)
         )
         self._removed = self._unused()
         self._keep = ~self._removed[self._groups.of_slot]
@@ -112,17 +116,14 @@ class Removal:
         Returns:
             Tuple of two integers; `None` where nothing is known of it.
         """
-        made = self._makers.get(id(layer))
+        made = [b for b in self._made_by(layer) if b.role == "out"]
         if made:
             # The gates of a recurrent unit are of one slot.
             slots = np.unique(np.concatenate([b.slots for b in made]))
             return len(slots), int(np.count_nonzero(~self._keep[slots]))
-        for binding in self._walk.bindings.values():
+        for binding in self._bindings.get(id(kernel.variable), ()):
             # Channels go through it, as through a depthwise convolution.
-            if (
-                binding.variable is kernel.variable
-                and binding.role == "through"
-            ):
+            if binding.role == "through":
                 each = kernel.outputs // len(binding.slots)
                 gone = int(np.count_nonzero(~self._keep[binding.slots]))
                 return each * len(binding.slots), each * gone
@@ -130,8 +131,11 @@ class Removal:
 
     def reasons(self, layer) -> list[str]:
         """Why output channels stay: frozen groups, and readers to wrap."""
+        made = self._made_by(layer)
+        if not made:
+            return [f"'{layer.name}' is not used in inference"]
         reasons: dict[str, None] = {}
-        for binding in self._makers.get(id(layer), ()):
+        for binding in made:
             along = self._groups.of_slot[binding.slots]
             for index in np.unique(self._groups.reason_index[along]):
                 if index >= 0:
@@ -143,7 +147,22 @@ class Removal:
                     f"masked filters stay: '{name}' reads them; wrap it too"
                 ] = None
             reasons.update(dict.fromkeys(self._sums_over(along, empty)))
+        groups = np.unique(self._groups.of_slot[_slots_of(made)])
+        if len(groups) == 1 and not reasons:
+            return [f"all filters of '{layer.name}' go together, so they stay"]
         return list(reasons)
+
+    def _made_by(self, layer) -> list:
+        """Where a layer's output channels are, or those that go through it."""
+        own = [
+            binding
+            for variable in layer.weights
+            for binding in self._bindings.get(id(variable), ())
+        ]
+        made = [binding for binding in own if binding.role == "out"]
+        return made or [
+            b for b in own if b.role == "through" and b.variable.ndim > 1
+        ]
 
     def new_layer(self, layer):
         """What stands in the place of a layer, without its weights."""
@@ -165,15 +184,16 @@ class Removal:
             if keep.all():
                 continue
             name, *path = key if isinstance(key, tuple) else (key,)
-            old = changes.get(name, operation.get_config().get(name))
+            old = changes.get(name, config_with_functions(operation).get(name))
             changes[name] = _changed(old, path, keep, new)
         return changes
 
     def new_arguments(self, call, args, kwargs) -> tuple:
         """The arguments of a call in the smaller model."""
-        slots, change = self._walk.edits.get(
-            id(call.outputs[0]), (np.zeros(0, int), None)
-        )
+        edit = self._walk.edits.get(id(call.outputs[0]))
+        if edit is None:
+            return args, kwargs
+        slots, change = edit
         keep = self._keep[slots]
         return (args, kwargs) if keep.all() else change(args, kwargs, keep)
 
@@ -306,6 +326,10 @@ class Removal:
         )
         space = tuple(range(weights.ndim - 2))
         return constants @ weights.sum(axis=space, dtype=np.float64)
+
+
+def _slots_of(bindings) -> np.ndarray:
+    return np.concatenate([binding.slots for binding in bindings])
 
 
 def _grouped(items, key) -> dict:

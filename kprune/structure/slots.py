@@ -19,6 +19,15 @@ class Channels:
         constants: Float array of the same length: the value that a channel
             has everywhere whatever the model's input is, nan where it
             depends on the input.
+
+    Example:
+
+    >>> channels = kprune.structure.Channels(
+    ...     slots=np.array([3, 4, 5]), constants=np.array([0.0, np.nan, 1.0]))
+    >>> len(channels), channels.take([2, 0]).slots
+    (3, array([5, 3]))
+    >>> channels.zeros_only().constants
+    array([ 0., nan, nan])
     """
 
     slots: np.ndarray
@@ -57,10 +66,10 @@ def concatenate(parts: list[Channels]) -> Channels:
 class SlotTable:
     """Hands out slots and collects what ties and freezes them."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.size = 0
-        self._ties = []
-        self._freezes = []
+        self._ties: list[tuple[np.ndarray, np.ndarray]] = []
+        self._freezes: list[tuple[np.ndarray, str]] = []
 
     def fresh(self, length: int) -> np.ndarray:
         """Makes `length` new slots."""

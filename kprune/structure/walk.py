@@ -1,18 +1,16 @@
-"""The walk over a model's calls that finds which channels belong together."""
+"""What rules call to say how channels go through a layer."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 
-from kprune import keras_internals, layers, weights
+from kprune import weights
 from kprune.prunable import owners, prunable_layers
+from kprune.structure.following import Follower
 from kprune.structure.notes import Notes
-from kprune.structure.records import (
-    Axes,
-    LayerCall,
-    Reading,
-    Tensor,
-)
-from kprune.structure.rules import registry
+from kprune.structure.records import Axes, Reading
 from kprune.structure.slots import Channels, unknown
 
 
@@ -28,29 +26,50 @@ class Walk(Notes):
         pad_layer_norm: Boolean. Whether a unit may go through a
             LayerNormalization where only the structure counts. Where weights
             do, what is zero goes.
+
+    Example:
+
+    ```python
+    @kprune.structure.register_rule(Shift)  # adds a vector of its own
+    def shift(walk: Walk, call: LayerCall):
+        (x,) = call.inputs
+        last = len(x.shape) - 1
+        if last not in x.axes:
+            return [{}]
+        channels = x.axes[last]
+        walk.bind(call.layer, call.layer.shift, 0, channels.slots)
+        return [{last: channels.varying()}]
+    ```
     """
 
-    def __init__(self, model, weigh: bool, pad_layer_norm: bool = False):
+    def __init__(
+        self, model: keras.Model, weigh: bool, pad_layer_norm: bool = False
+    ):
         super().__init__(weigh)
         self.pad_layer_norm = pad_layer_norm
-        self.spans = {}
-        self.masks = {}
-        self._is_inside_masked = False
+        self.spans: dict[int, np.ndarray] = {}
+        self.masks: dict[int, Any] = {}
         self._has_masks = bool(prunable_layers(model))
         self._owners = owners(model)
-        outputs = self._follow(model, [{} for _ in model.inputs])
-        for tensor, axes in zip(model.outputs, outputs):
-            self.freeze(axes, f"it is an output of the model ({tensor.name})")
+        Follower(self).follow_all(model)
         self.freeze_held()
+        self.keep_rest()
 
     # What rules call, beside what `Notes` has.
 
-    def value(self, variable) -> np.ndarray:
+    def value(self, variable: keras.Variable) -> np.ndarray:
         """The weights that count: masked ones are 0."""
         return weights.masked_value(variable, self.masks.get(id(variable)))
 
     def contract(
-        self, layer, kernel, in_axis, out_axis, channels, bias, folds
+        self,
+        layer: Any,
+        kernel: keras.Variable,
+        in_axis: int,
+        out_axis: int,
+        channels: Channels | None,
+        bias: keras.Variable | None,
+        folds: bool,
     ) -> Channels:
         """Reads channels with a kernel and makes those of its output.
 
@@ -96,7 +115,15 @@ class Walk(Notes):
         constants[linked[varying].any(axis=0)] = np.nan
         return Channels(slots, constants)
 
-    def project(self, layer, kernel, reads, makes, bias, bias_axes) -> dict:
+    def project(
+        self,
+        layer: Any,
+        kernel: keras.Variable,
+        reads: Mapping[int, Channels | None],
+        makes: Sequence[int],
+        bias: keras.Variable | None,
+        bias_axes: Mapping[int, int],
+    ) -> Axes:
         """As `contract`, for kernels that sum over or make several axes.
 
         Args:
@@ -138,11 +165,11 @@ class Walk(Notes):
                     made[makes[0]],
                     _any(filled, (axis, makes[0])),
                 )
-        bias_filled = None if bias is None else self.value(bias) != 0
         outputs = {}
         for axis, slots in made.items():
             varies = _any(filled, (axis,))
             if bias is not None:
+                bias_filled = self.value(bias) != 0
                 varies |= (
                     _any(bias_filled, (bias_axes[axis],))
                     if axis in bias_axes
@@ -151,7 +178,15 @@ class Walk(Notes):
             outputs[axis] = Channels(slots, np.where(varies, np.nan, 0.0))
         return outputs
 
-    def read(self, layer, kernel, axis, channels, out_slots, linked) -> None:
+    def read(
+        self,
+        layer: Any,
+        kernel: keras.Variable,
+        axis: int,
+        channels: Channels,
+        out_slots: np.ndarray,
+        linked: np.ndarray,
+    ) -> None:
         """Says that a kernel sums over channels, `Reading` by `Reading`.
 
         Args:
@@ -167,7 +202,7 @@ class Walk(Notes):
             Reading(layer, kernel, axis, channels, out_slots, linked, None)
         )
 
-    def look_up(self, layer, table, axis: int) -> Channels:
+    def look_up(self, layer: Any, table: keras.Variable, axis: int) -> Channels:
         """The channels that rows of a table have along its other axis.
 
         Args:
@@ -186,7 +221,9 @@ class Walk(Notes):
         same = (value == value[0]).all(axis=0)
         return Channels(slots, np.where(same, value[0], np.nan))
 
-    def once_masked(self, kernel, slots) -> Channels:
+    def once_masked(
+        self, kernel: keras.Variable, slots: np.ndarray
+    ) -> Channels:
         """What a kernel makes of slots whose units are masked: zeros.
 
         Unless the model has masks, and this kernel has none.
@@ -195,7 +232,7 @@ class Walk(Notes):
             return Channels(slots, unknown(len(slots)))
         return Channels(slots, np.zeros(len(slots)))
 
-    def refusal(self, layer) -> str | None:
+    def refusal(self, layer: Any) -> str | None:
         """Why a layer whose kind has a rule is not cut all the same.
 
         Args:
@@ -215,73 +252,6 @@ class Walk(Notes):
             if len(owners) > 1:
                 return f"{' and '.join(map(repr, owners))} share weights"
         return None
-
-    # The walk itself.
-
-    def _follow(self, model, inputs: list[Axes]) -> list[Axes]:
-        traced = {
-            id(tensor): self._tensor(tensor, axes)
-            for tensor, axes in zip(model.inputs, inputs)
-        }
-        for call in keras_internals.calls(model):
-            outputs = self._apply(call, traced)
-            for tensor, axes in zip(call.outputs, outputs):
-                traced[id(tensor)] = self._tensor(tensor, axes)
-        return [traced[id(tensor)].axes for tensor in model.outputs]
-
-    def _tie_calls(self, model, inputs) -> None:
-        """A nested model takes tensors of the same lengths at every call."""
-        for place, tensor in enumerate(inputs):
-            for axis in range(1, len(tensor.shape)):
-                key = ("inputs", place, axis)
-                if axis in tensor.axes:
-                    self.resize(model, key, tensor.axes[axis].slots)
-                else:
-                    self.hold(model, model, key)
-
-    def _tensor(self, tensor, axes) -> Tensor:
-        for channels in axes.values():
-            self.spans[id(channels.slots)] = channels.slots
-        # A nested model's own graph does not know what it is called with.
-        has_mask = self._is_inside_masked or keras_internals.has_mask(tensor)
-        return Tensor(tuple(tensor.shape), axes, tensor.dtype, has_mask)
-
-    def _apply(self, call, traced) -> list[Axes]:
-        operation = call.operation
-        if isinstance(operation, layers.PrunableLayer):
-            for name, variable in operation.maskable.items():
-                self.masks[id(variable)] = operation.masks[name]
-            operation = operation.layer
-        self.visited.add(id(operation))
-        inputs = tuple(traced[id(tensor)] for tensor in call.inputs)
-        if keras_internals.has_graph(operation):
-            outside = self._is_inside_masked
-            self._is_inside_masked = any(x.has_mask for x in inputs)
-            self._tie_calls(operation, inputs)
-            outputs = self._follow(operation, [x.axes for x in inputs])
-            self._is_inside_masked = outside
-            return outputs
-        rule = registry.rule_for(operation)
-        refusal = (
-            self.refusal(operation) if rule else registry.no_rule(operation)
-        )
-        if refusal is None:
-            args, kwargs = call.fill_in(traced)
-            shapes = tuple(tuple(tensor.shape) for tensor in call.outputs)
-            key = id(call.outputs[0])
-            outputs = rule(
-                self, LayerCall(operation, inputs, shapes, args, kwargs, key)
-            )
-            registry.check_outputs(operation, rule, outputs, shapes)
-            for axes in outputs:
-                reason = f"'{operation.name}' puts it in the batch's place"
-                self.freeze({0: axes.pop(0)} if 0 in axes else {}, reason)
-            if len(inputs) > 1:
-                self.merge(operation, outputs)
-            return outputs
-        for tensor in inputs:
-            self.freeze(tensor.axes, refusal)
-        return [{} for _ in call.outputs]
 
 
 def _any(filled, axes: tuple) -> np.ndarray:

@@ -1,29 +1,32 @@
 """Whether XNNPACK's kernels for sparse weights would run a `.tflite` file.
 
 The rules are those of `xnn_subgraph_rewrite_for_nchw` in XNNPACK's
-`src/subgraph.c` of 2025. Part of a graph is computed with channels first, and
-its 1x1 convolutions skip zeros, if it starts with one kind of convolution,
-ends in one of two ways, and has nothing between that is not known there.
+`src/subgraph.c`. Part of a graph is computed with channels first, and its 1x1
+convolutions skip zeros, if it starts with one kind of convolution, ends in
+one of two ways, and has nothing between that is not known there.
 """
 
 import dataclasses
 import os
 
-from kprune.tflite import flatbuffer, sparse_rules
+from kprune.tflite import flatbuffer, sparse_pieces, sparse_rules
 
 _ENDS = ("DEPTH_TO_SPACE", "MEAN")
+_WHERE = "Sparse inference on ARM or WebAssembly"
 
 
 @dataclasses.dataclass(frozen=True)
 class SparseInferenceCheck:
-    """Whether XNNPACK's sparse path takes a file on ARM or WebAssembly.
+    """What XNNPACK's sparse path makes of a file on ARM or WebAssembly.
 
     Args:
-        is_eligible: Boolean.
+        verdict: String. `"faster"`: zeros are skipped. `"no gain"`: they are
+            not, and the file is right. `"wrong"`: the file computes wrong
+            numbers, in some or all versions of XNNPACK.
         operator: String. The first operator that a rule excludes, with the
             name of what it computes; empty if there is none, or the rule is
             about the whole graph.
-        reason: String. The rule; empty if the file is eligible.
+        reason: String. The rule; empty if the file gets faster.
 
     Example:
 
@@ -33,30 +36,42 @@ class SparseInferenceCheck:
     ```
     """
 
-    is_eligible: bool
+    verdict: str
     operator: str = ""
     reason: str = ""
 
+    @property
+    def is_eligible(self) -> bool:
+        """Whether zeros are skipped."""
+        return self.verdict == "faster"
+
     def to_dict(self) -> dict:
         """Returns the check as a dict of plain Python values."""
-        return dataclasses.asdict(self)
+        return {"is_eligible": self.is_eligible, **dataclasses.asdict(self)}
 
     def __str__(self) -> str:
         if self.is_eligible:
-            return "Sparse inference on ARM or WebAssembly: yes"
+            return f"{_WHERE}: faster"
         where = f"{self.operator}: " if self.operator else ""
-        return (
-            f"Sparse inference on ARM or WebAssembly: no. {where}{self.reason}"
-        )
+        if self.verdict == "wrong":
+            return (
+                f"{_WHERE}: WRONG NUMBERS. {where}{self.reason}. Export with "
+                "`sparse=False`"
+            )
+        return f"{_WHERE}: no gain. {where}{self.reason}"
 
 
 def check_sparse_inference(path: str | os.PathLike) -> SparseInferenceCheck:
-    """Checks whether zeros would make a `.tflite` file faster on a phone.
+    """Checks what zeros do to a `.tflite` file on a phone or in a browser.
 
     Zeros that are not whole filters are skipped by few kernels. LiteRT's CPU
     delegate XNNPACK has some for ARM and WebAssembly, for float weights, and
-    takes them for a narrow kind of graph. The check reads the file and
-    measures nothing; it says nothing about x86, where the path is off on
+    takes them for a narrow kind of sparse-encoded graph. For some graphs that
+    are almost of this kind it takes them and computes wrong numbers.
+    `kprune.export` writes no such file; another converter may.
+
+    The check reads the file and measures nothing. It goes by all versions of
+    XNNPACK since 2022. It says nothing about x86, where the path is off on
     every CPU with AVX, nor about GPUs and NPUs.
 
     Args:
@@ -72,16 +87,21 @@ def check_sparse_inference(path: str | os.PathLike) -> SparseInferenceCheck:
 
     ```python
     check = kprune.check_sparse_inference("pruned.tflite")
-    if not check.is_eligible:
+    if check.verdict != "faster":
         print(check.operator, check.reason)
     ```
     """
-    graph = flatbuffer.read(path)[0]
+    graphs = flatbuffer.read(path)
+    for graph in graphs:
+        leak = sparse_pieces.leak(graph)
+        if leak:
+            return _answer("wrong", graph, *leak)
+    graph = graphs[0]
     reasons = {o: sparse_rules.exclusion(o, graph) for o in graph.operators}
     ends = [o for o in graph.operators if o.kind in _ENDS]
     if not ends:
         return SparseInferenceCheck(
-            False,
+            "no gain",
             reason="it has no MEAN over height and width (global average "
             "pooling) and no DEPTH_TO_SPACE, in one of which it has to end",
         )
@@ -94,7 +114,7 @@ def _check(graph, end, reasons) -> SparseInferenceCheck:
     members, excluded = _members(graph, end, reasons)
     if excluded:
         order = {operator: i for i, operator in enumerate(graph.operators)}
-        operator = min(excluded, key=order.get)
+        operator = min(excluded, key=order.__getitem__)
         return _no(graph, operator, excluded[operator])
     kernels = {
         operator: graph.constant(operator.inputs[1])
@@ -129,7 +149,7 @@ def _check(graph, end, reasons) -> SparseInferenceCheck:
             "no weights are sparse-encoded, which is the sign for XNNPACK to "
             "look for zeros: export with `sparse=True`",
         )
-    return SparseInferenceCheck(True)
+    return SparseInferenceCheck("faster")
 
 
 def _members(graph, end, reasons) -> tuple[list, dict]:
@@ -145,7 +165,7 @@ def _members(graph, end, reasons) -> tuple[list, dict]:
             excluded[operator] = reasons[operator]
         elif operator.kind == "DEPTH_TO_SPACE" and operator is not end:
             excluded[operator] = "what follows is computed with channels last"
-        if not reasons[operator] and sparse_rules.is_start(operator, graph):
+        if sparse_rules.is_start(operator, graph):
             continue
         for index in sparse_rules.computed(operator, graph):
             producer = graph.producers.get(index)
@@ -191,7 +211,11 @@ def _follow(graph, end, reasons, members) -> None:
 
 
 def _no(graph, operator, reason) -> SparseInferenceCheck:
+    return _answer("no gain", graph, operator, reason)
+
+
+def _answer(verdict, graph, operator, reason) -> SparseInferenceCheck:
     # What has only an effect goes by what it reads.
     named = (*operator.outputs, *operator.inputs)
     name = graph.tensors[named[0]].name
-    return SparseInferenceCheck(False, f"{operator.kind} '{name}'", reason)
+    return SparseInferenceCheck(verdict, f"{operator.kind} '{name}'", reason)

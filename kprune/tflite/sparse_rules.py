@@ -1,19 +1,31 @@
-"""Which operators XNNPACK's kernels for sparse weights can be among."""
+"""Which operators XNNPACK's kernels for sparse weights can be among.
+
+Versions of XNNPACK differ, and which one a phone or a browser has is not
+known: an operator is supported only if all since 2022 support it.
+"""
 
 from kprune.tflite import flatbuffer
 from kprune.tflite.flatbuffer import Graph, Operator
 
 START = "a 3x3 convolution of stride 2, of 3 channels, padded by 1"
 _NOT_SUPPORTED = "this operator is not supported with channels first"
+# What only some versions support, some of it wrongly.
+_LATER = "only XNNPACK of after 2024 supports it with channels first"
+_SUM = "only XNNPACK of after 2024 supports sums with channels first"
+_CONSTANT = "it has a constant operand"
+_DENSE_ON_IMAGES = "a Dense layer on images; use a 1x1 Conv2D"
+_OTHER_MEAN = "it is not the mean over height and width"
+_OPEN_RANK = "the rank of its input is open"
+COMPUTED_WRONGLY = (_DENSE_ON_IMAGES, _OTHER_MEAN)
+BY_VERSION = (*COMPUTED_WRONGLY, _LATER, _SUM, _CONSTANT, _OPEN_RANK)
+_FLOATS = ("FLOAT16", "FLOAT32")
 # Values of `Padding` in the schema.
 _SAME = 0
 _UNARY = (
     "ABS",
     "CEIL",
     "ELU",
-    "EXP",
     "FLOOR",
-    "GELU",
     "HARD_SWISH",
     "LEAKY_RELU",
     "LOGISTIC",
@@ -23,9 +35,17 @@ _UNARY = (
     "RELU_0_TO_1",
     "RELU_N1_TO_1",
     "ROUND",
-    "RSQRT",
-    "SQRT",
     "SQUARE",
+)
+_OF_LATER = (
+    "COS",
+    "EXP",
+    "GELU",
+    "LOG",
+    "RSQRT",
+    "SIGN",
+    "SIN",
+    "SQRT",
     "TANH",
 )
 
@@ -51,7 +71,7 @@ def skips_zeros(operator: Operator, graph: Graph) -> bool:
     """Whether an operator has weights whose zeros are counted and skipped.
 
     Args:
-        operator: `Operator` that no rule excludes.
+        operator: `Operator`.
         graph: The `Graph` that it is in.
 
     Returns:
@@ -62,17 +82,37 @@ def skips_zeros(operator: Operator, graph: Graph) -> bool:
     return operator.kind == "CONV_2D" and _window(operator, graph) == (1, 1)
 
 
-def is_start(operator: Operator, graph: Graph) -> bool:
-    """Whether channels can come first from an operator on.
+def counts_integers(operator: Operator, graph: Graph) -> bool:
+    """Whether an operator is one that skips zeros, but for its integers.
 
     Args:
-        operator: `Operator` that no rule excludes.
+        operator: `Operator`.
         graph: The `Graph` that it is in.
 
     Returns:
         Boolean.
     """
-    return operator.kind == "CONV_2D" and _window(operator, graph) == (3, 3)
+    if operator.kind not in ("CONV_2D", "FULLY_CONNECTED"):
+        return False
+    kernel = graph.constant(operator.inputs[1])
+    if kernel is None or kernel.type in _FLOATS:
+        return False
+    return skips_zeros(operator, graph)
+
+
+def is_start(operator: Operator, graph: Graph) -> bool:
+    """Whether channels can come first from an operator on.
+
+    Args:
+        operator: `Operator`.
+        graph: The `Graph` that it is in.
+
+    Returns:
+        Boolean.
+    """
+    if operator.kind != "CONV_2D" or exclusion(operator, graph):
+        return False
+    return _window(operator, graph) == (3, 3)
 
 
 def _window(operator, graph) -> tuple[int, int]:
@@ -105,11 +145,11 @@ def exclusion(operator: Operator, graph: Graph) -> str:
             return "its weights are read in blocks, by a kernel of LiteRT's own"
         values.append(kernel)
     for value in values:
-        if value.type not in ("FLOAT16", "FLOAT32"):
+        if value.type not in _FLOATS:
             return f"it computes with {value.type}; only floats are supported"
     is_image = len(tensors[0].shape) == 4
     if kind in ("CONV_2D", "DEPTHWISE_CONV_2D") and not is_image:
-        return "the rank of its input is open"
+        return _OPEN_RANK
     if kind == "CONV_2D":
         return _convolution(operator, graph)
     if kind == "DEPTHWISE_CONV_2D":
@@ -117,24 +157,26 @@ def exclusion(operator: Operator, graph: Graph) -> str:
     if kind == "PAD":
         return _pad(operator, graph)
     if kind == "FULLY_CONNECTED":
-        return "a Dense layer on images; use a 1x1 Conv2D" if is_image else ""
+        return _DENSE_ON_IMAGES if is_image else ""
     if kind == "DEPTH_TO_SPACE" or (kind in _UNARY and is_image):
         return ""
     if kind in ("ADD", "MUL"):
-        # A few constants are allowed, by some versions only.
+        is_full = all(len(tensor.shape) == 4 for tensor in tensors)
         if len(computed(operator, graph)) < len(tensors):
-            return "it has a constant operand"
-        if all(len(tensor.shape) == 4 for tensor in tensors):
-            return ""
-        return "an operand does not have four axes"
+            return _CONSTANT if is_full else f"{_CONSTANT} of fewer axes"
+        return "" if is_full else "an operand does not have four axes"
     if kind == "MEAN":
         axes = {axis % 4 for axis in _integers(operator.inputs[1], graph)}
         if is_image and axes == {1, 2}:
             return ""
-        return "it is not the mean over height and width"
+        return _OTHER_MEAN if is_image else _NOT_SUPPORTED
     if kind == "RESIZE_BILINEAR":
         is_large = is_image and min(tensors[0].shape[1:3]) > 1
         return "" if is_large else "its input has no height or no width"
+    if kind in _OF_LATER and is_image:
+        return _LATER
+    if kind == "SUM" and is_image:
+        return _SUM
     return _NOT_SUPPORTED
 
 
@@ -212,11 +254,16 @@ def _integers(index, graph) -> list[int]:
 
 
 def _pad(operator, graph) -> str:
-    if not _integers(operator.inputs[1], graph):
+    amounts = _integers(operator.inputs[1], graph)
+    if not amounts:
         return "it pads by what is computed"
-    readers = graph.consumers[operator.outputs[0]]
+    if any(amounts[:2] + amounts[6:]):
+        return "it pads other axes than height and width"
+    (output,) = operator.outputs
+    readers = graph.consumers[output]
     kinds = ("CONV_2D", "DEPTHWISE_CONV_2D")
-    if len(readers) == 1 and readers[0].kind in kinds:
+    is_only = len(readers) == 1 and output not in graph.outputs
+    if is_only and readers[0].kind in kinds:
         if readers[0].options.padding != _SAME:
             return ""
     return "padding that is not just before one convolution with 'valid'"

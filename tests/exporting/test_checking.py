@@ -43,6 +43,54 @@ def test_another_shape_is_refused(quantize, changed, shapes):
         check.difference(lambda inputs: changed(expected))
 
 
+@pytest.mark.parametrize(
+    ("dtype", "passes", "refused"),
+    [
+        # Of the largest output; the model rounds in two layers.
+        ("bfloat16", 0.02, 0.1),
+        ("mixed_bfloat16", 0.02, 0.1),
+        ("float16", 0.004, 0.02),
+        ("mixed_float16", 0.004, 0.02),
+        ("float32", 0.0005, 0.002),
+    ],
+)
+@pytest.mark.parametrize("last", ["float32", None])
+def test_precision_counts_and_not_the_dtype_of_the_outputs(
+    dtype, passes, refused, last
+):
+    model = keras.Sequential(
+        [
+            keras.Input((8,)),
+            layers.Dense(8, activation="tanh", dtype=dtype),
+            layers.Dense(8, dtype=dtype),
+            layers.Activation("linear", dtype=last or dtype),
+        ]
+    )
+    check = Check(model, [[_x(2, 8)]])
+    ((expected,),) = check.expected
+    expected = np.asarray(expected, "float32")
+    largest = np.abs(expected).max()
+    check.difference(lambda inputs: [expected + passes * largest])
+    with pytest.raises(RuntimeError, match="does not compute"):
+        check.difference(lambda inputs: [expected + refused * largest])
+
+
+def test_half_precision_hides_no_wrong_weight():
+    half, exact = (
+        keras.Sequential([keras.Input((8,)), layers.Dense(8, dtype=dtype)])
+        for dtype in ("bfloat16", "float32")
+    )
+    exact.set_weights(half.get_weights())
+    check = Check(half, [[_x(2, 8)]], exact=exact)
+    right = keras.ops.convert_to_numpy(exact(_x(2, 8)))
+    assert 0 < check.difference(lambda inputs: [right]) < 0.02
+    # As far as the half precision model is itself.
+    with pytest.raises(RuntimeError, match="does not compute"):
+        check.difference(lambda inputs: [1.01 * right])
+    with pytest.raises(RuntimeError, match="does not compute"):
+        check.difference(lambda inputs: check.expected[0])
+
+
 @pytest.mark.parametrize("classes", [2, 10, 100])
 def test_a_file_of_zeros_is_refused(classes):
     check = Check(_model(classes), [[_x(4, 8)]], "int8")

@@ -8,6 +8,7 @@ from keras import layers, ops
 from live import enliven
 
 import kprune
+from kprune.exporting import keras_file, litert, saved_model
 from kprune.exporting.full_precision import in_float32
 
 
@@ -22,7 +23,7 @@ def policy(request):
 
 of_every_policy = pytest.mark.parametrize(
     "policy",
-    ["mixed_float16", "mixed_bfloat16", "float16", "bfloat16"],
+    ["float32", "mixed_float16", "mixed_bfloat16", "float16", "bfloat16"],
     indirect=True,
 )
 
@@ -75,6 +76,59 @@ def test_a_tflite_of_half_precision(tmp_path, policy, quantize):
     np.testing.assert_array_equal(ops.convert_to_numpy(model(x)), expected)
 
 
+@pytest.fixture
+def damage(monkeypatch):
+    """A function; after it files are written with a damaged last kernel."""
+
+    def damaged(module, factor):
+        write = module.write
+
+        def wrong(model, *arguments, **options):
+            kernel = next(w for w in model.weights[::-1] if len(w.shape) > 1)
+            right = ops.convert_to_numpy(kernel)
+            kernel.assign(factor * right)
+            write(model, *arguments, **options)
+            kernel.assign(right)
+
+        monkeypatch.setattr(module, "write", wrong)
+
+    return damaged
+
+
+@on_tensorflow
+@of_every_policy
+@pytest.mark.parametrize(
+    ("quantize", "factor"),
+    # Half precision would explain 5 %, and the file has float32.
+    [(None, 1.05), ("float16", 1.1), ("dynamic", 2.0), ("int8", 2.0)],
+)
+def test_a_damaged_tflite_is_refused(
+    tmp_path, policy, damage, quantize, factor
+):
+    model, path = _convnet(), tmp_path / "model.tflite"
+    model.pop()  # a softmax hides half of it
+    damage(litert, factor)
+    data = _x(8, 8, 8, 3) if quantize == "int8" else None
+    with pytest.raises(RuntimeError, match="does not compute what model"):
+        kprune.export(model, path, quantize=quantize, representative_data=data)
+    assert not path.exists()
+
+
+@on_tensorflow
+@of_every_policy
+@pytest.mark.parametrize("module", [saved_model, keras_file])
+def test_a_damaged_file_of_half_precision_is_refused(
+    tmp_path, policy, damage, module
+):
+    model = _convnet()
+    model.pop()
+    path = tmp_path / ("m.keras" if module is keras_file else "m")
+    assert kprune.export(model, path).largest_difference < 0.05
+    damage(module, 1.5)
+    with pytest.raises(RuntimeError, match="does not compute what model"):
+        kprune.export(model, path)
+
+
 class Own(layers.Layer):
     """A layer that makes another, which no config tells of."""
 
@@ -117,7 +171,9 @@ def test_every_layer_computes_in_float32(policy):
         received, expected, atol=0.05 * np.abs(expected).max()
     )
     assert keras.config.dtype_policy().name == policy
-    assert model.layers[1].compute_dtype != "float32"
+    assert (
+        model.layers[1].compute_dtype == keras.DTypePolicy(policy).compute_dtype
+    )
 
 
 def test_float32_and_quantized_layers_stay():

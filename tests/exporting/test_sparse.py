@@ -8,6 +8,7 @@ from keras import layers
 
 import kprune
 from kprune.exporting import litert, sparse_file
+from kprune.tflite import processor
 
 pytestmark = on_tensorflow
 
@@ -138,3 +139,72 @@ def test_sparse_without_zeros_says_so(tmp_path):
     path = tmp_path / "model.tflite"
     result = kprune.export(_dense(0), path, sparse=True)
     assert not result.is_sparse and "too few weights are zero" in result.note
+
+
+def _pooled():
+    """XNNPACK begins to compute it sparsely, and then meets the pooling."""
+    model = keras.Sequential(
+        [
+            keras.Input((16, 16, 3)),
+            layers.ZeroPadding2D(),
+            layers.Conv2D(8, 3, strides=2),
+            layers.Conv2D(64, 1, activation="relu"),
+            layers.MaxPooling2D(name="pool"),
+            layers.Conv2D(64, 1),
+            layers.GlobalAveragePooling2D(),
+        ],
+        name="pooled",
+    )
+    return kprune.prune(
+        kprune.make_prunable(model), 0.9, granularity="unstructured"
+    )
+
+
+def test_a_file_that_is_wrong_on_other_cpus_is_not_sparse(tmp_path):
+    path, model = tmp_path / "model.tflite", _pooled()
+    plain = kprune.export(model, path, sparse=False)
+    result = kprune.export(model, path)
+    assert not result.is_sparse and result.bytes == plain.bytes
+    assert "'pooled' would compute wrong numbers on ARM" in result.note
+    assert "MAX_POOL_2D" in result.note and "pool" in result.note
+    assert not plain.note
+
+
+@pytest.mark.parametrize("quantize", [None, "float16"])
+def test_a_sparse_file_that_is_wrong_on_other_cpus_is_refused(
+    tmp_path, quantize
+):
+    path = tmp_path / "model.tflite"
+    path.write_text("before")
+    with pytest.raises(ValueError, match="MAX_POOL_2D.*`sparse=False`"):
+        kprune.export(_pooled(), path, quantize=quantize, sparse=True)
+    assert path.read_text() == "before"
+
+
+def test_integers_beside_floats_are_refused(tmp_path):
+    model = keras.Sequential(
+        [
+            keras.Input((16, 16, 3)),
+            layers.ZeroPadding2D(),
+            layers.Conv2D(8, 3, strides=2),
+            # Kernels of less than 1,024 weights stay floats.
+            layers.Conv2D(32, 1),
+            layers.Conv2D(31, 1),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(100),
+        ]
+    )
+    for layer in model.layers[2:4]:
+        kernel = np.array(layer.kernel)
+        layer.kernel.assign(kernel * (np.abs(kernel) > 0.9 * kernel.max()))
+    arguments = {"quantize": "dynamic"}
+    with pytest.raises(ValueError, match="FULLY_CONNECTED.*integers"):
+        kprune.export(model, tmp_path / "m.tflite", sparse=True, **arguments)
+    result = kprune.export(model, tmp_path / "m.tflite", **arguments)
+    assert not result.is_sparse and not result.note
+
+
+def test_where_a_file_was_checked_is_told(tmp_path):
+    result = kprune.export(_dense(0), tmp_path / "model.tflite")
+    assert result.checked_on == processor.description()
+    assert not kprune.export(_dense(0), tmp_path / "m.keras").checked_on

@@ -105,5 +105,5 @@ def test_every_layer_has_a_rule(architecture, size):
     model = getattr(keras.applications, architecture)(
         weights=None, input_shape=(size, size, 3), classifier_activation=None
     )
-    found = channel_graph(model).units.reasons
+    found = channel_graph(model).groups.reasons
     assert not [reason for reason in found if "no rule" in reason]

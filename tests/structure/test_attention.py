@@ -134,6 +134,26 @@ def test_a_labelled_tensor_that_is_a_mask_stays():
     assert reason == "'mha' takes it for a mask"
 
 
+@pytest.mark.parametrize("heads", [1, 4])
+@pytest.mark.parametrize(
+    "layer",
+    [layers.MultiHeadAttention(4, 4), layers.GroupQueryAttention(4, 4, 2)],
+)
+def test_heads_with_masks_of_their_own_stay(layer, heads):
+    layer = type(layer).from_config({**layer.get_config(), "name": "mha"})
+    inputs, mask = keras.Input((6, 8)), keras.Input((heads, 6, 6), dtype="bool")
+    x = layer(inputs, inputs, attention_mask=mask)
+    x = layers.Dense(3)(layers.Dense(5)(x))
+    generator = np.random.default_rng(0)
+    seen = generator.random((4, heads, 6, 6)) > 0.3
+    seen[..., 0] = True
+    data = [generator.normal(size=(4, 6, 8)), seen]
+    smaller = shrunk(keras.Model([inputs, mask], x), data, tolerance=SCALED)
+    config = smaller.get_layer("mha").get_config()
+    left = config.get("num_heads", config.get("num_query_heads"))
+    assert left == (4 if heads == 4 else 2)
+
+
 def test_scores_have_the_axis_of_heads():
     inputs = keras.Input((6, 8))
     x, scores = layers.MultiHeadAttention(4, 4)(

@@ -87,8 +87,8 @@ def test_a_decoder_starts_from_the_states_of_an_encoder(kind):
     )
     graph = channel_graph(model)
     np.testing.assert_array_equal(
-        graph.units_of(encoder.cell.recurrent_kernel, 0),
-        graph.units_of(decoder.cell.recurrent_kernel, 0),
+        graph.groups_of(encoder.cell.recurrent_kernel, 0),
+        graph.groups_of(decoder.cell.recurrent_kernel, 0),
     )
     smaller = shrunk(model, [_x(5, 6), _x(3, 4)])
     found = [layer for layer in smaller.layers if hasattr(layer, "cell")]
@@ -117,7 +117,7 @@ def test_activations_that_mix_units_keep_them(options, name):
     layer = layers.LSTM(8, name="lstm", **options)
     model = _stack(layer, layers.Dense(3))
     (reason,) = channel_graph(model).frozen_reasons(layer)
-    assert reason == f"activation '{name}' of 'lstm' can mix units"
+    assert reason == f"activation '{name}' of 'lstm' can mix channels"
 
 
 def test_the_axis_of_time_stays():

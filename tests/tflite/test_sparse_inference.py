@@ -76,8 +76,9 @@ def _check(path, model, zeros=0.8, dense_zeros=0.8, **options):
 def test_a_net_that_keeps_the_rules(tmp_path, middle):
     check = _check(tmp_path, _net(middle=middle))
     assert check.is_eligible, check
+    assert check.verdict == "faster"
     assert check.operator == check.reason == ""
-    assert str(check).endswith(": yes")
+    assert str(check).endswith(": faster")
 
 
 def test_half_precision_is_no_obstacle(tmp_path):
@@ -224,7 +225,8 @@ def test_rules_of_the_graph(tmp_path, changes, operator, reason):
     assert check.operator.split(" ")[0] == operator
     with pytest.raises(ValueError, match=reason):
         raise ValueError(check.reason)
-    assert f": no. {check.operator}" in str(check)
+    assert check.verdict == "no gain"
+    assert f": no gain. {check.operator}" in str(check)
 
 
 def test_the_operator_is_named_by_its_layer(tmp_path):

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import activations, layers, ops
 
+from kprune.structure.rules import probing
 from kprune.structure.rules.registry import register_rule
 from kprune.structure.slots import Channels
 
@@ -38,28 +39,61 @@ _ELEMENTWISE = {
 _LAYERS = (layers.ELU, layers.LeakyReLU, layers.ReLU)
 
 
-def activate(walk, layer, axes: dict) -> dict:
+def activate(walk, call, axes: dict) -> dict:
     """The axes behind the activation that a layer applies to its output.
 
     Args:
         walk: The walk.
-        layer: A layer with an attribute `activation`.
+        call: The `LayerCall` of a layer with an attribute `activation`.
         axes: The axes in front of the activation.
 
     Returns:
         The axes behind it; none where it mixes channels.
     """
-    function = layer.activation
-    if function is None or is_elementwise(function):
-        return elementwise(axes, function or activations.linear)
-    name = getattr(function, "__name__", repr(function))
-    walk.freeze(axes, f"activation '{name}' of '{layer.name}' can mix channels")
+    layer = call.layer
+    function, problem = tried(layer.activation, call.output_shapes[0], axes)
+    if problem is None:
+        return elementwise(axes, function)
+    reason = f"activation '{name_of(function)}' of '{layer.name}' {problem}"
+    walk.freeze(axes, reason)
     return {}
 
 
-def is_elementwise(function) -> bool:
-    """Whether a function is known to act on each element alone."""
-    return function in _ELEMENTWISE or isinstance(function, _LAYERS)
+def tried(function, shape: tuple, axes) -> tuple:
+    """What to take an activation for.
+
+    Args:
+        function: The activation, `None` for none.
+        shape: The shape of what it is called with.
+        axes: The axes of the channels in it.
+
+    Returns:
+        Tuple of a function that acts on each element alone, for `elementwise`,
+        and `None`; or of the activation and why it is no such function.
+    """
+    if function is None:
+        return activations.linear, None
+    if isinstance(function, layers.Activation):
+        return tried(function.activation, shape, axes)
+    if isinstance(function, layers.Layer):
+        is_known = isinstance(function, _LAYERS)
+        return function, None if is_known else "can mix channels"
+    if any(function is known for known in _ELEMENTWISE):
+        return function, None
+    problem = probing.problem(function, shape, axes)
+    return (
+        (probing.guarded(function), None)
+        if not problem
+        else (
+            function,
+            problem,
+        )
+    )
+
+
+def name_of(function) -> str:
+    """What to call an activation in a message."""
+    return getattr(function, "__name__", repr(function))
 
 
 def elementwise(axes: dict, function) -> dict:
@@ -85,7 +119,7 @@ def _constants(channels, function):
 @register_rule(layers.Activation)
 def activation_layer(walk, call):
     """An Activation layer: by the function that it applies."""
-    return [activate(walk, call.layer, call.inputs[0].axes)]
+    return [activate(walk, call, call.inputs[0].axes)]
 
 
 @register_rule(*_LAYERS)
@@ -132,7 +166,7 @@ def _slope(walk, alpha, axis, channels):
 @register_rule(layers.Softmax)
 def softmax(walk, call):
     """A softmax mixes what is along its axes; the others pass."""
-    x, *masks = call.inputs
+    (x,) = call.inputs
     layer = call.layer
     axes = layer.axis if isinstance(layer.axis, (list, tuple)) else [layer.axis]
     mixed = {axis % len(x.shape) for axis in axes}
@@ -143,9 +177,8 @@ def softmax(walk, call):
             walk.table.freeze(channels.slots, reason)
         else:
             passed[axis] = channels.varying()
-    for mask in masks:
+    for mask in call.masks:
         reason = f"'{layer.name}' has a mask along it"
-        walk.freeze(mask.axes, reason)
         for axis, channels in passed.items():
             along = axis - len(x.shape) + len(mask.shape)
             if along >= 0 and mask.shape[along] != 1:

@@ -6,6 +6,8 @@ import numpy as np
 from keras import layers
 
 from kprune import keras_internals
+from kprune.structure.records import Axes
+from kprune.structure.rules.arguments import operand
 from kprune.structure.rules.registry import register_rule
 from kprune.structure.slots import Channels, unknown
 
@@ -31,6 +33,7 @@ def multi_head_attention(walk, call):
     _freeze_places(walk, call, (query, key, value), last)
     kernels, _ = _variables(walk, parts)
     heads = walk.produce(layer, kernels["query"], _HEADS)
+    _freeze_masked(walk, call, heads, len(layer.attention_axes))
     compared = walk.produce(layer, kernels["query"], _WIDTH)
     carried = walk.produce(layer, kernels["value"], _WIDTH)
     axes = {
@@ -86,6 +89,7 @@ def group_query_attention(walk, call):
     repeats = layer.num_query_heads // layer.num_key_value_heads
     repeated = np.repeat(np.arange(len(groups)), repeats)
     heads = groups[repeated]
+    _freeze_masked(walk, call, heads, attention_axes=1)
     axes = {
         "query": (heads, width),
         "key": (groups, width),
@@ -122,13 +126,12 @@ def attention(walk, call):
     _freeze_places(walk, call, (query, key, value), last)
     asked, found = query.axes.get(last), key.axes.get(last)
     scale = walk.variable(layer, "scale")
+    zero_once: np.ufunc = np.logical_or
     if isinstance(layer, layers.AdditiveAttention) or (
         layer.score_mode == "concat"
     ):
         # The hyperbolic tangent of a sum.
         zero_once = np.logical_and
-    else:
-        zero_once = np.logical_or
     if scale is not None and len(scale.shape) == 0:
         scale = None
     if asked is None or found is None:
@@ -169,28 +172,35 @@ def _refusal(walk, parts) -> str | None:
 
 def _stay(walk, call, reason) -> list:
     """What a call returns of which nothing is cut."""
-    for tensor in call.inputs:
-        walk.freeze(tensor.axes, reason)
+    walk.refuse(call.layer, call.inputs, reason)
     return [{} for _ in call.output_shapes]
 
 
 def _freeze_places(walk, call, attended, last) -> None:
     """All that is labelled stays but the channels of what is attended."""
-    name = call.layer.name
-    for tensor in call.inputs:
-        if any(tensor is other for other in attended):
-            reason = f"'{name}' attends over this axis"
-            walk.freeze(tensor.axes, reason, but=last)
-        else:
-            walk.freeze(tensor.axes, f"'{name}' takes it for a mask")
+    for tensor in attended:
+        reason = f"'{call.layer.name}' attends over this axis"
+        walk.freeze(tensor.axes, reason, but=last)
+
+
+def _freeze_masked(walk, call, heads, attention_axes: int) -> None:
+    """Heads that have a mask of their own stay."""
+    given = call.named()
+    mask = given.get("attention_mask")
+    if mask is None:
+        return
+    shape = operand(mask).shape
+    has_heads = len(shape) == len(given["query"].shape) + attention_axes
+    if has_heads and shape[-2 * attention_axes - 1] != 1:
+        reason = f"'{call.layer.name}' has a mask for each head"
+        walk.table.freeze(heads, reason)
 
 
 def _variables(walk, parts) -> tuple[dict, dict]:
     """The kernels and the biases of the projections."""
-    return tuple(
-        {part: walk.variable(sub, name) for part, sub in parts.items()}
-        for name in ("kernel", "bias")
-    )
+    kernels = {p: walk.variable(sub, "kernel") for p, sub in parts.items()}
+    biases = {p: walk.variable(sub, "bias") for p, sub in parts.items()}
+    return kernels, biases
 
 
 def _project(walk, layer, parts, axes, attended) -> dict:
@@ -198,7 +208,7 @@ def _project(walk, layer, parts, axes, attended) -> dict:
     query, key, value = attended
     read = {"query": query, "key": key, "gate": query, "value": value}
     kernels, biases = _variables(walk, parts)
-    made = None
+    made: Axes = {}
     for part in ("query", "key", "gate", "value"):
         if part not in parts:
             continue

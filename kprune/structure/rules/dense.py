@@ -3,6 +3,7 @@
 import numpy as np
 from keras import layers
 
+from kprune.structure.functions import config_with_functions
 from kprune.structure.rules.activations import activate
 from kprune.structure.rules.registry import register_rule
 from kprune.structure.slots import Channels
@@ -25,7 +26,7 @@ def dense(walk, call):
         layer, kernel, 0, 1, x.axes.get(last), bias, folds=True
     )
     walk.resize(layer, "units", axes[last].slots)
-    return [activate(walk, layer, axes)]
+    return [activate(walk, call, axes)]
 
 
 @register_rule(layers.EinsumDense)
@@ -38,7 +39,7 @@ def einsum_dense(walk, call):
     bias = walk.variable(layer, "bias")
     channels = {letter: x.axes.get(axis) for axis, letter in enumerate(taken)}
     if any(len(set(t)) < len(t) for t in (taken, weights, given)):
-        walk.freeze(x.axes, f"'{layer.name}' takes a diagonal of it")
+        walk.refuse(layer, [x], f"'{layer.name}' takes a diagonal of it")
         return [{}]
     for letter in set(taken) - set(weights) - set(given):
         if channels[letter] is not None:
@@ -58,7 +59,7 @@ def einsum_dense(walk, call):
                 walk.hold(layer, kernel, weights.index(letter))
             walk.hold(layer, bias, bias_axes.get(letter))
     _resize(walk, layer, axes, given)
-    return [activate(walk, layer, axes)]
+    return [activate(walk, call, axes)]
 
 
 def spell(equation: str, rank: int) -> list:
@@ -161,7 +162,7 @@ def _resize(walk, layer, axes, given) -> None:
     # Neither the batch nor what an ellipsis stands for is in it.
     elided = sum(letter.isdigit() for letter in given)
     skipped = max(elided, 1) if given[0].isdigit() else 1
-    config = layer.get_config()["output_shape"]
+    config = config_with_functions(layer)["output_shape"]
     for index, size in enumerate(config):
         key = ("output_shape", index)
         channels = axes.get(index + skipped)

@@ -28,7 +28,7 @@ def convolution(walk, call):
     else:
         made = _grouped(walk, layer, kernel, channels, bias)
     walk.resize(layer, "filters", made.slots)
-    return [activate(walk, layer, {axis: made})]
+    return [activate(walk, call, {axis: made})]
 
 
 @register_rule(
@@ -46,7 +46,7 @@ def transposed_convolution(walk, call):
         layer, kernel, rank - 1, rank - 2, channels, bias, folds=False
     )
     walk.resize(layer, "filters", made.slots)
-    return [activate(walk, layer, {axis: made})]
+    return [activate(walk, call, {axis: made})]
 
 
 @register_rule(layers.DepthwiseConv1D, layers.DepthwiseConv2D)
@@ -63,7 +63,7 @@ def depthwise_convolution(walk, call):
     spread = repeated(channels, layer.depth_multiplier)
     bias = walk.variable(layer, "bias")
     axes = {axis: filtered(walk, layer, kernel, spread, bias)}
-    return [activate(walk, layer, axes)]
+    return [activate(walk, call, axes)]
 
 
 @register_rule(layers.SeparableConv1D, layers.SeparableConv2D)
@@ -86,7 +86,7 @@ def separable_convolution(walk, call):
         layer, pointwise, rank - 2, rank - 1, spread, bias, folds=True
     )
     walk.resize(layer, "filters", made.slots)
-    return [activate(walk, layer, {axis: made})]
+    return [activate(walk, call, {axis: made})]
 
 
 def convolved(walk, call) -> tuple:

@@ -2,10 +2,10 @@
 
 import keras
 import numpy as np
-from keras import activations, layers
+from keras import layers
 
 from kprune.structure.records import Tensor
-from kprune.structure.rules.activations import elementwise, is_elementwise
+from kprune.structure.rules.activations import elementwise, name_of, tried
 from kprune.structure.rules.registry import register_rule
 from kprune.structure.slots import Channels
 
@@ -25,9 +25,6 @@ def recurrent(walk, call):
     x = given["sequences"]
     axis = _channel_axis(layer, len(x.shape), steps=1)
     walk.freeze(x.axes, f"'{layer.name}' runs over this axis", but=axis)
-    for tensor in call.inputs:
-        if tensor is given.get("mask"):
-            walk.freeze(tensor.axes, f"'{layer.name}' takes it for a mask")
     channels = x.axes.get(axis)
     kernel = walk.variable(layer, "kernel")
     recurrent_kernel = walk.variable(layer, "recurrent_kernel")
@@ -45,13 +42,17 @@ def recurrent(walk, call):
         walk.bind(layer, kernel, out_axis - 1, channels.slots, "in")
     key = "filters" if hasattr(layer, "filters") else "units"
     walk.resize(layer, key, slots)
-    for function in _activations(layer):
-        if not is_elementwise(function):
-            name = getattr(function, "__name__", repr(function))
-            reason = f"activation '{name}' of '{layer.name}' can mix units"
+    function, *others = _activations(layer, call.output_shapes[0])
+    for each, problem in (function, *others):
+        if problem is not None:
+            name = name_of(each)
+            reason = f"activation '{name}' of '{layer.name}' {problem}"
             walk.table.freeze(slots, reason)
-    starts_at_zero = _start(walk, layer, given.get("initial_state"), slots)
-    zero = starts_at_zero & _stays_zero(walk, layer, channels, starts_at_zero)
+    zero = _start(walk, layer, given.get("initial_state"), slots)
+    if function[1] is None:
+        zero &= _stays_zero(walk, layer, channels, zero, function[0])
+    else:
+        zero[:] = False
     state = Channels(slots, np.where(zero, 0.0, np.nan))
     if walk.weigh:
         _read(walk, layer, channels, state, columns)
@@ -68,12 +69,15 @@ def _channel_axis(layer, rank, steps) -> int:
     return 1 + steps if data_format == "channels_first" else rank - 1
 
 
-def _activations(layer) -> list:
-    """The functions that a layer applies to its gates and its state."""
+def _activations(layer, shape) -> list:
+    """What a layer applies to its state and gates, each as `tried` says."""
     functions = [layer.activation]
     if not isinstance(layer, layers.SimpleRNN):
         functions.append(layer.recurrent_activation)
-    return [function or activations.linear for function in functions]
+    steps = int(layer.return_sequences)
+    axis = _channel_axis(layer, len(shape), steps) - steps
+    step = (shape[0], *shape[1 + steps :])
+    return [tried(function, step, [axis]) for function in functions]
 
 
 def _start(walk, layer, initial_state, slots) -> np.ndarray:
@@ -103,7 +107,7 @@ def _start(walk, layer, initial_state, slots) -> np.ndarray:
     return zero
 
 
-def _stays_zero(walk, layer, channels, starts_at_zero) -> np.ndarray:
+def _stays_zero(walk, layer, channels, starts_at_zero, function) -> np.ndarray:
     """Boolean array: the units whose state stays zero if it starts so.
 
     A state is the sum of the last one and of a candidate, whatever the gates
@@ -113,9 +117,6 @@ def _stays_zero(walk, layer, channels, starts_at_zero) -> np.ndarray:
     recurrent_kernel = walk.variable(layer, "recurrent_kernel")
     units = recurrent_kernel.shape[-2]
     none = np.zeros(units, bool)
-    function = _activations(layer)[0]
-    if not is_elementwise(function):
-        return none
     at_zero = elementwise({0: Channels(none, np.zeros(units))}, function)[0]
     if at_zero.constants.any():
         return none
@@ -128,7 +129,7 @@ def _stays_zero(walk, layer, channels, starts_at_zero) -> np.ndarray:
     moved = _linked(walk, kernel)[:, candidate]
     if channels is not None:
         moved = moved[channels.constants != 0]
-    moved = moved.any(axis=0)
+    moved = np.any(moved, axis=0)
     bias = walk.variable(layer, "bias")
     if bias is not None:
         value = walk.value(bias)[..., candidate].reshape(-1, units)

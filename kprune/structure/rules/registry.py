@@ -1,24 +1,32 @@
 """Rules: how channels go through each operation.
 
 A rule is a callable `rule(walk, call)`, registered for a class of layers or
-operations. It gets a `kprune.structure.walk.Walk` to write down what it finds
-and a `LayerCall`, and returns one dict per output, from axis to `Channels`.
+operations. It gets a `kprune.structure.Walk` to write down what it finds and a
+`kprune.structure.LayerCall`, and returns one dict per output, from axis to
+`kprune.structure.Channels`.
 An operation without a rule freezes what it reads: never a guess.
 """
 
 import itertools
+from collections.abc import Callable
 
-_RULES = {}
+from kprune.structure.records import Axes
+
+Rule = Callable[..., list[Axes]]
+
+_RULES: dict[type, Rule] = {}
 
 # What a subclass may define anew and still compute the same.
 _ALWAYS_OWN = {"from_config", "get_config"}
 
 
-def register_rule(*kinds):
+def register_rule(*kinds: type) -> Callable[[Rule], Rule]:
     """Registers a rule for classes of layers or operations.
 
     The rule holds for subclasses too, unless they have methods of their own
     in place of inherited ones, but for the constructor and the config's.
+    Masks, which Keras may pass to any layer, are not among `call.inputs` but
+    in `call.masks`.
 
     Args:
         *kinds: Classes.
@@ -28,19 +36,25 @@ def register_rule(*kinds):
 
     Example:
 
-    ```python
-    class Double(keras.layers.Layer):
-        def call(self, x):
-            return 2 * x
-
-    @kprune.structure.register_rule(Double)
-    def double(walk, call):
-        (x,) = call.inputs
-        return [{axis: c.varying() for axis, c in x.axes.items()}]
-    ```
+    >>> class Double(keras.layers.Layer):
+    ...     def call(self, x):
+    ...         return 2 * x
+    >>> @kprune.structure.register_rule(Double)
+    ... def double(walk, call):
+    ...     (x,) = call.inputs
+    ...     return [{axis: c.varying() for axis, c in x.axes.items()}]
+    >>> model = keras.Sequential([
+    ...     keras.Input((3,)),
+    ...     keras.layers.Dense(4, name="a"),
+    ...     Double(name="twice"),
+    ...     keras.layers.Dense(2, name="b"),
+    ... ])
+    >>> graph = kprune.structure.channel_graph(model)
+    >>> graph.has_free_filters(model.get_layer("a"))
+    True
     """
 
-    def register(rule):
+    def register(rule: Rule) -> Rule:
         for kind in kinds:
             _RULES[kind] = rule
         return rule
@@ -48,7 +62,7 @@ def register_rule(*kinds):
     return register
 
 
-def rule_for(operation):
+def rule_for(operation) -> Rule | None:
     """The rule of an operation, `None` where there is none.
 
     Args:

@@ -103,7 +103,8 @@ def _blocks(before, after):
     """
     i, j = len(before), len(after)
     while i or j:
-        sources, targets = [], []
+        sources: list[int] = []
+        targets: list[int] = []
         sizes = [1, 1]
         while i or j:
             if i and (sizes[0] <= sizes[1] or not j):

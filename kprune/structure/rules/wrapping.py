@@ -1,6 +1,7 @@
 """Rules of layers that hold other layers."""
 
 import dataclasses
+import inspect
 
 import numpy as np
 from keras import layers
@@ -13,20 +14,16 @@ from kprune.structure.slots import Channels, concatenate
 @register_rule(layers.TimeDistributed)
 def time_distributed(walk, call):
     """The rule of the layer that it holds, with the axis of time left out."""
-    x = call.named()["inputs"]
+    given = call.named()
+    x, mask = given["inputs"], given.get("mask")
     shape = call.output_shapes[0]
-    step = Tensor(
-        (x.shape[0], *x.shape[2:]),
-        {axis - 1: c for axis, c in x.axes.items() if axis > 1},
-        x.dtype,
-        x.has_mask,
-    )
+    held = call.layer.layer
+    takes_mask = "mask" in inspect.signature(held.call).parameters
     inner = LayerCall(
-        call.layer.layer,
-        (step,),
+        held,
+        (_step(x),),
+        {"mask": _step(mask)} if takes_mask and mask is not None else {},
         ((shape[0], *shape[2:]),),
-        (step,),
-        {},
         call.key,
     )
     (axes,) = delegate(walk, call.layer, inner, ("layer", "config"))
@@ -34,6 +31,16 @@ def time_distributed(walk, call):
     if 1 in x.axes:
         outputs[1] = x.axes[1].varying()
     return [outputs]
+
+
+def _step(x: Tensor) -> Tensor:
+    """One step of a tensor."""
+    return Tensor(
+        (x.shape[0], *x.shape[2:]),
+        {axis - 1: c for axis, c in x.axes.items() if axis > 1},
+        x.dtype,
+        x.has_mask,
+    )
 
 
 @register_rule(layers.Bidirectional)
@@ -55,7 +62,7 @@ def bidirectional(walk, call):
         if states is not None:
             own = len(states) // 2
             kwargs["initial_state"] = states[index * own :][:own]
-        inner_call = LayerCall(inner, call.inputs, shapes, (), kwargs, call.key)
+        inner_call = LayerCall(inner, (), kwargs, shapes, call.key)
         directions.append(delegate(walk, layer, inner_call, (name, "config")))
     forward, backward = (axes[0] for axes in directions)
     widths = {len(c) for axes in (forward, backward) for c in axes.values()}
@@ -101,10 +108,9 @@ def delegate(walk, holder, call: LayerCall, path: tuple) -> list:
     """
     inner = call.layer
     rule = rule_for(inner)
-    refusal = walk.refusal(inner) if rule else no_rule(inner)
-    if refusal is not None:
-        for tensor in call.inputs:
-            walk.freeze(tensor.axes, refusal)
+    refusal = None if rule is None else walk.refusal(inner)
+    if rule is None or refusal is not None:
+        walk.refuse(holder, call.inputs, refusal or no_rule(inner))
         return [{} for _ in call.output_shapes]
     known = set(walk.bindings)
     outputs = rule(walk, call)
