@@ -225,7 +225,7 @@ for axis, (title, prediction) in zip(
     axis.set_xlabel("x")
 top.axes[0].set_ylabel("y")
 top.axes[0].legend(loc="upper center", frameon=False)
-plots.mask(pruned_at_once.get_layer("prunable_hidden_2"), figure=bottom)
+plots.mask(pruned_at_once.get_layer("hidden_2"), figure=bottom)
 figure.savefig(arguments.output, dpi=120)
 print(f"The plot is in {arguments.output}")
 

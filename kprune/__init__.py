@@ -21,8 +21,6 @@ from kprune.callbacks import PruningScheduler as PruningScheduler
 from kprune.conversion import make_prunable as make_prunable
 from kprune.exporting import ExportResult as ExportResult
 from kprune.exporting import export as export
-from kprune.layers import PrunableConv2D as PrunableConv2D
-from kprune.layers import PrunableDense as PrunableDense
 from kprune.layers import PrunableLayer as PrunableLayer
 from kprune.measuring.costs import Cost as Cost
 from kprune.measuring.costs import cost as cost
@@ -31,6 +29,8 @@ from kprune.measuring.reporting import report as report
 from kprune.progress import Pruner as Pruner
 from kprune.prunable import sparsity as sparsity
 from kprune.pruning import prune as prune
+from kprune.shorthands import PrunableConv2D as PrunableConv2D
+from kprune.shorthands import PrunableDense as PrunableDense
 from kprune.stripping import strip as strip
 from kprune.structure.removal import compact as compact
 from kprune.tflite.sparse_inference import (

@@ -116,7 +116,7 @@ class PruningScheduler(keras.callbacks.Callback):
         return self._pruner.is_frozen
 
     @property
-    def model(self):
+    def model(self) -> keras.Model:
         """The model that is pruned: the student in a Distiller."""
         model = super().model
         # The Distiller itself has no graph that shows what reads a filter.
@@ -124,13 +124,13 @@ class PruningScheduler(keras.callbacks.Callback):
             return model.student
         return model
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict | None = None) -> None:
         trainable_layers(self.model)  # Raises where there are none.
         self._clock = Clock(self.params or {}, self.update_freq)
         self._check_schedule()
         self._pruner = self._new_pruner()
 
-    def _check_schedule(self):
+    def _check_schedule(self) -> None:
         """Raises before the training does for what it would end with."""
         end = schedules.end(self.schedule)
         ends = map(self._clock.at_end_of, range(self._clock.epochs))
@@ -140,7 +140,7 @@ class PruningScheduler(keras.callbacks.Callback):
                 f"sparsity of the schedule at progress {progress:.3g}",
             )
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         is_first = not self._clock.has_begun
         self._clock.begin_epoch(epoch, self._applied())
         self._untrained = 0.0
@@ -149,7 +149,7 @@ class PruningScheduler(keras.callbacks.Callback):
         elif is_first and self.schedule(0.0) > 0:
             self._pruner.update(self.model, 0.0)
 
-    def _resume(self, epoch):
+    def _resume(self, epoch: int) -> None:
         """Goes on from a backup, made before or after this callback ran."""
         self._clock.resume(epoch, self._applied())
         end = schedules.end(self.schedule)
@@ -168,13 +168,15 @@ class PruningScheduler(keras.callbacks.Callback):
             return 0
         return int(to_numpy(optimizer.iterations))
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(
+        self, batch: int, logs: dict | None = None
+    ) -> None:
         # Not at the end of a step: Keras would wait for every single one.
         progress = self._clock.before_step(batch)
         if progress is not None and not self.is_frozen:
             self._pruner.update(self.model, progress)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         at_once = super().model.steps_per_execution
         self._clock.end_epoch(self._applied(), at_once)
         if self.is_frozen:
@@ -186,10 +188,11 @@ class PruningScheduler(keras.callbacks.Callback):
         if logs is not None:
             logs["sparsity"] = sparsity(self.model)
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict | None = None) -> None:
         if not self._clock.has_begun:
             return
-        if not self.is_frozen:
+        final = self._pruner.frozen_share
+        if final is None:
             progress, epochs = self._pruner.progress, self._clock.epochs
             shortfall.warn_of_early_end(
                 self.schedule, progress, epochs, sparsity(self.model)
@@ -198,11 +201,10 @@ class PruningScheduler(keras.callbacks.Callback):
         # An optimizer with `use_ema=True` has just set averages, of times
         # before the freeze too.
         apply_masks(self.model)
-        final = self._pruner.frozen_share
         shortfall.warn_of_earlier_weights(masked_share(self.model), final)
         shortfall.warn_of_masks_that_never_trained(self._untrained, final)
 
-    def _update_at_end_of(self, epoch):
+    def _update_at_end_of(self, epoch: int) -> None:
         progress = self._clock.at_end_of(epoch)
         if epoch == self._clock.epochs - 2:
             # The last epoch trains under the final masks.
@@ -258,38 +260,40 @@ class OnceFrozen(keras.callbacks.Callback):
             )
         self.callback = callback
         self.scheduler = scheduler
-        self._epoch = None
+        self._epoch: int | None = None
         self._counts = False
 
-    def set_params(self, params):
+    def set_params(self, params: dict) -> None:
         super().set_params(params)
         self.callback.set_params(params)
 
-    def set_model(self, model):
+    def set_model(self, model: keras.Model) -> None:
         super().set_model(model)
         self.callback.set_model(model)
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict | None = None) -> None:
         self.callback.on_train_begin(logs)
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         # What freezes at the end of an epoch was not validated in it.
         self._epoch = epoch
         self._counts = self.scheduler.is_frozen
         if self._counts:
             self.callback.on_epoch_begin(epoch, logs)
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(
+        self, batch: int, logs: dict | None = None
+    ) -> None:
         # A scheduler that comes later in the list froze as the epoch began.
         if batch == 0 and not self._counts and self.scheduler.is_frozen:
             self._counts = True
             self.callback.on_epoch_begin(self._epoch)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         if self._counts:
             self.callback.on_epoch_end(epoch, logs)
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict | None = None) -> None:
         self.callback.on_train_end(logs)
         if not self._counts:
             warnings.warn(

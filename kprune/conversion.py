@@ -5,11 +5,14 @@ from collections.abc import Callable
 
 import keras
 
-from kprune import layers, weights
+from kprune import keras_internals, weights
+from kprune.layers import PrunableLayer
 from kprune.prunable import prunable_layers
+from kprune.shorthands import PrunableConv2D, PrunableDense
 from kprune.structure import flattening
+from kprune.structure.cloning import clone
 from kprune.structure.graph import readable
-from kprune.structure.rebuilding import Rebuilder, clone
+from kprune.structure.rebuilding import Rebuilder
 
 
 def make_prunable(
@@ -19,9 +22,13 @@ def make_prunable(
 
     Every layer that has kernels is wrapped: a Dense in `PrunableDense`, a
     Conv2D in `PrunableConv2D`, any other in `PrunableLayer`; in nested models
-    too, and a shared layer once. The weights are copied. Nothing that happens
-    to the new model changes the one that is passed. The new model is not
+    too, and a shared layer once. What is prunable already stays as it is. The
+    names of layers stay, and the weights are copied. Nothing that happens to
+    the new model changes the one that is passed. The new model is not
     compiled.
+
+    A layer that shares weights with another, as a head that holds the table of
+    an Embedding, is not wrapped; it goes on sharing them.
 
     Args:
         model: A built model. A subclassed one is flattened by a symbolic
@@ -34,13 +41,14 @@ def make_prunable(
         A model of the same kind, with the same name and equal outputs.
 
     Raises:
-        ValueError: If the model is not built, has prunable layers already,
-            no layer that can be wrapped, or is subclassed with a call that
-            cannot be traced.
+        ValueError: If the model is not built, has no layer that can be
+            wrapped or none left, has a layer that cannot be made again from
+            its config, or is subclassed with a call that cannot be traced.
 
     Warns:
         UserWarning: If the model's class trains in its own way, which the new
-            model does not; or if weights are left out, with their names.
+            model does not; if weights are left out, with their names; or
+            if layers are not wrapped since they share weights.
 
     Example:
 
@@ -52,51 +60,101 @@ def make_prunable(
     >>> prunable = kprune.make_prunable(
     ...     model, where=lambda layer: layer.name != "logits")
     >>> [layer.name for layer in prunable.layers]
-    ['prunable_hidden', 'logits']
+    ['hidden', 'logits']
     """
     original, model = model, readable(model, "make prunable")
     flattening.warn_of_unused(original, model)
     if model is not original:
         _warn_of_own_training(original)
-    if prunable_layers(model):
-        raise ValueError(
-            f"Model '{model.name}' has prunable layers already: use it as it "
-            "is, or `kprune.strip(model)` it first."
-        )
     if where is not None and not callable(where):
         raise ValueError(
             "`where` must be a callable from a layer to a boolean, such as "
             "`where=lambda layer: layer.name != 'logits'`. "
             f"Received: where={where!r}"
         )
-    wrapped = 0
-    without = {}
+    chosen = _chosen(model, where)
 
     def replace(layer):
-        nonlocal wrapped
         copy = clone(layer)
-        if not weights.kernels(layer):
-            without[layer.name] = weights.no_kernels_reason(layer)
+        if layer not in chosen:
             return copy
-        if where and not where(layer):
-            return copy
-        wrapped += 1
         if isinstance(layer, keras.layers.Dense):
-            return layers.PrunableDense(copy)
+            return PrunableDense(copy)
         if isinstance(layer, keras.layers.Conv2D):
-            return layers.PrunableConv2D(copy)
-        return layers.PrunableLayer(copy)
+            return PrunableConv2D(copy)
+        return PrunableLayer(copy)
 
     rebuilder = Rebuilder(replace)
     prunable = rebuilder.rebuild(model)
-    if not wrapped:
+    rebuilder.copy_weights()
+    return prunable
+
+
+def _chosen(model, where) -> set:
+    """The layers of a model to wrap; raises where there are none."""
+    called = _called_layers(model)
+    users: dict[int, list[str]] = {}
+    for layer in called:
+        for variable in layer.weights:
+            users.setdefault(id(variable), []).append(layer.name)
+    chosen = set()
+    left_alone, shared = {}, {}
+    for layer in called:
+        if not weights.kernels(layer):
+            left_alone[layer.name] = weights.no_kernels_reason(layer)
+        elif isinstance(layer, PrunableLayer) or prunable_layers(layer):
+            left_alone[layer.name] = "prunable already"
+        elif where is None or where(layer):
+            names = _users_of(layer, users)
+            if len(names) == 1:
+                chosen.add(layer)
+            else:
+                shared[layer.name] = "shares weights with " + ", ".join(
+                    f"'{name}'" for name in names if name != layer.name
+                )
+    if not chosen and prunable_layers(model):
+        raise ValueError(
+            f"Model '{model.name}' has prunable layers already: use it as it "
+            "is, or `kprune.strip(model)` it first."
+        )
+    if not chosen:
         raise ValueError(
             f"Model '{model.name}' has no layer to prune: none has kernels"
             + (" for which `where` is true." if where else ".")
-            + "".join(f" '{name}': {why}." for name, why in without.items())
+            + _listed({**left_alone, **shared})
         )
-    rebuilder.copy_weights()
-    return prunable
+    if shared:
+        warnings.warn(
+            f"Layers of model '{model.name}' stay as they are, since a mask in "
+            f"one of them would not count in another:{_listed(shared)}",
+            stacklevel=3,
+        )
+    return chosen
+
+
+def _called_layers(model) -> list:
+    """The layers that a model's graph calls, at any depth, each once."""
+    found = {}
+    for call in keras_internals.calls(model):
+        operation = call.operation
+        if keras_internals.has_graph(operation):
+            found.update(dict.fromkeys(_called_layers(operation)))
+        elif isinstance(operation, keras.layers.Layer):
+            found[operation] = None
+    return list(found)
+
+
+def _users_of(layer, users) -> list[str]:
+    """The names of the layers that use any of a layer's weights."""
+    maskable = [
+        *weights.kernels(layer).values(),
+        *weights.biases(layer).values(),
+    ]
+    return list(dict.fromkeys(name for v in maskable for name in users[id(v)]))
+
+
+def _listed(reasons: dict) -> str:
+    return "".join(f" '{name}': {why}." for name, why in reasons.items())
 
 
 # How a class of models can train in its own way.

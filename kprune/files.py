@@ -9,6 +9,7 @@ import stat
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Iterator
 
 import keras
 import numpy as np
@@ -52,7 +53,7 @@ def load_model(
         )
     check_is_file(path)
     try:
-        return _load(path, safe_mode)
+        loaded = _load(path, safe_mode)
     except keras2.NotConverted:
         raise
     # What Keras, its readers and layers raise of files that are damaged or
@@ -71,6 +72,10 @@ def load_model(
         zlib.error,
     ) as error:
         raise ValueError(unreadable.reason(path, error)) from error
+    if not isinstance(loaded, keras.Model):
+        kind = type(loaded).__name__
+        raise ValueError(f"'{path}' holds a {kind}, which is no model.")
+    return loaded
 
 
 def _load(path, safe_mode):
@@ -228,7 +233,7 @@ def _not_written(path, error) -> ValueError:
 
 
 @contextlib.contextmanager
-def temporary_folder(path: pathlib.Path):
+def temporary_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """A folder beside the target, so that moving is one rename.
 
     Args:

@@ -21,7 +21,7 @@ import math
 import operator
 import warnings
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import keras
 import numpy as np
@@ -53,7 +53,7 @@ class _Savable:
         return dict(vars(self))
 
     @classmethod
-    def from_config(cls, config: dict):
+    def from_config(cls, config: dict) -> Self:
         """Returns the granularity that `get_config` describes."""
         return cls(**config)
 
@@ -148,7 +148,7 @@ class Filter(_Savable):
         return mean_square(scores, axis)
 
     @classmethod
-    def from_config(cls, config: dict):
+    def from_config(cls, config: dict) -> Self:
         """Returns the granularity that `get_config` describes."""
         config = dict(config)
         # Files of version 0.1 have it here.

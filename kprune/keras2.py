@@ -141,7 +141,7 @@ def _taken(kind, config: dict) -> dict:
 
 def _arguments(kind) -> set[str]:
     """The names of the arguments that a class of layers takes."""
-    names = set()
+    names: set[str] = set()
     for part in kind.__mro__:
         if "__init__" in vars(part):
             parameters = inspect.signature(part.__init__).parameters

@@ -1,12 +1,12 @@
-"""What kprune reads of a Keras model, private attributes included.
+"""What kprune reads of Keras that is private.
 
 Keras has no public way to walk a Functional model. Every private attribute is
-read here and nowhere else, but for `kprune.keras_internals.sublayers`;
-`tests/structure/test_functional.py` pins them.
+read here and nowhere else; `tests/test_keras_internals.py` pins them.
 """
 
 import contextlib
 import dataclasses
+from typing import Any
 
 import keras
 
@@ -22,10 +22,10 @@ class Call:
         arguments: Keras's record of the call; see `fill_in`.
     """
 
-    operation: object
+    operation: Any
     inputs: tuple
     outputs: tuple
-    arguments: object
+    arguments: Any
 
     def fill_in(self, values: dict) -> tuple:
         """The call's `(args, kwargs)` with other tensors in place.
@@ -96,6 +96,82 @@ def sublayers(layer: keras.layers.Layer) -> list:
         List of layers.
     """
     return layer._flatten_layers(include_self=False, recursive=True)
+
+
+def attributes(layer: keras.layers.Layer) -> dict:
+    """What was set on a layer, without the lists that Keras keeps itself.
+
+    Args:
+        layer: A Keras layer.
+
+    Returns:
+        Dict from the name of an attribute to its value.
+    """
+    # `_modules` is torch's, those in `_self_` are TensorFlow's.
+    return {
+        name: value
+        for name, value in vars(layer).items()
+        if name not in ("_layers", "_modules") and not name.startswith("_self_")
+    }
+
+
+def constructor_arguments(layer: keras.layers.Layer) -> dict | None:
+    """What a layer was made with, but for its name.
+
+    Args:
+        layer: A Keras layer.
+
+    Returns:
+        Dict, or `None` where some of it is no plain value.
+    """
+    known = getattr(layer, "_auto_config", None)
+    return None if known is None else known.config
+
+
+def made_to_train(layer: keras.layers.Layer) -> list:
+    """A layer's own variables that train, or would were it not frozen.
+
+    Args:
+        layer: A Keras layer.
+
+    Returns:
+        List of `keras.Variable`, without those of the layers in it.
+    """
+    return layer._trainable_variables
+
+
+def share_scope(layer: keras.layers.Layer, other) -> None:
+    """Begins the paths of a layer's variables as those of another begin.
+
+    It has to be done before the layer's variables are made.
+
+    Args:
+        layer: A Keras layer.
+        other: One that was built or called.
+    """
+    layer._parent_path = other._parent_path
+
+
+def take_over_recomputing(wrapper, layer) -> None:
+    """Lets a wrapper recompute where a layer in it was made to.
+
+    Args:
+        wrapper: The layer that is called.
+        layer: A layer in it, made in a `keras.RematScope` or not.
+    """
+    for part in [layer, *sublayers(layer)]:
+        wrapper._remat_mode = wrapper._remat_mode or part._remat_mode
+        part._remat_mode = None
+
+
+def take_any_arguments(layer: keras.layers.Layer) -> None:
+    """Lets a layer be called with arguments as they come.
+
+    Args:
+        layer: A Keras layer that passes them on to one that checks them.
+    """
+    layer._allow_non_tensor_positional_args = True
+    layer._convert_input_args = False
 
 
 @contextlib.contextmanager
@@ -226,7 +302,9 @@ def replace_layers(model, new: dict) -> None:
         if isinstance(value, keras.layers.Layer):
             return new.get(value, value)
         if isinstance(value, tuple):
-            return tuple(replaced(item) for item in value)
+            items = [replaced(item) for item in value]
+            is_named = hasattr(value, "_fields")
+            return type(value)(*items) if is_named else tuple(items)
         # The methods of the base classes, since Keras's own lists and dicts
         # would track the new layers a second time.
         if isinstance(value, list):

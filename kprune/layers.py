@@ -1,11 +1,14 @@
 """Prunable layers: they hold the masks and multiply by them."""
 
 import math
+from collections.abc import Callable
+from typing import Any, Self
 
 import keras
 import numpy as np
 
 from kprune import calling, granularities, keras_internals, weights
+from kprune.granularities import Granularity
 from kprune.received import describe
 
 _CONVOLUTIONS = (
@@ -43,8 +46,8 @@ class PrunableLayer(keras.layers.Wrapper):
             or a callable, as `kprune.granularities.get` takes it. `None`
             means `"filter"` for convolutions and `"unstructured"` for the
             rest.
-        **kwargs: Of `keras.layers.Layer`. The name is by default
-            `prunable_<name of the layer>`.
+        **kwargs: Of `keras.layers.Layer`. The name is by default that of the
+            layer.
 
     Call arguments:
         Those of the wrapped layer.
@@ -70,13 +73,20 @@ class PrunableLayer(keras.layers.Wrapper):
 
     _accepts = keras.layers.Layer
     # What `_masked_variables` found, and among which variables.
-    _found = (None, [])
+    _found: tuple[list[int] | None, list[tuple]] = (None, [])
 
-    def __init__(self, layer, *, granularity=None, **kwargs):
+    def __init__(
+        self,
+        layer: keras.layers.Layer,
+        *,
+        granularity: Granularity | str | None = None,
+        **kwargs: Any,
+    ):
         self._check(layer)
         if granularity is not None:
             granularities.get(granularity)
-        kwargs.setdefault("name", f"prunable_{layer.name}")
+        # What goes by names goes on: losses, labels, metrics, layouts.
+        kwargs.setdefault("name", layer.name)
         kwargs.setdefault("dtype", layer.dtype_policy)
         # Keras reads the names of the arguments of `call`: what is a tensor,
         # what has a mask, what is built of which shape.
@@ -84,18 +94,17 @@ class PrunableLayer(keras.layers.Wrapper):
         # Without autocast the masked values keep the variables' own dtype;
         # the wrapped layer casts them as it always does.
         super().__init__(layer, autocast=False, **kwargs)
+        if not kwargs.get("trainable", True):
+            layer.trainable = False
         self._granularity = granularity
-        self._masks = {}
-        self._for_good = {}
+        self._masks: dict[str, keras.Variable] = {}
+        self._for_good: dict[str, keras.Variable] = {}
         self.supports_masking = layer.supports_masking
         # The wrapped layer checks and converts its arguments.
-        self._allow_non_tensor_positional_args = True
-        self._convert_input_args = False
+        keras_internals.take_any_arguments(self)
         # Made in a `keras.RematScope`: recomputed with its masks, or not at
         # all. The wrapped layer alone would be recomputed without them.
-        for part in [layer, *keras_internals.sublayers(layer)]:
-            self._remat_mode = self._remat_mode or part._remat_mode
-            part._remat_mode = None
+        keras_internals.take_over_recomputing(self, layer)
         if weights.are_complete(layer):
             self.build()
 
@@ -128,7 +137,16 @@ class PrunableLayer(keras.layers.Wrapper):
             raise ValueError(_no_kernels(layer))
 
     @property
-    def granularity(self):
+    def trainable(self) -> bool:
+        """Boolean. Whether the wrapped layer trains."""
+        return self.layer.trainable
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        self.layer.trainable = value
+
+    @property
+    def granularity(self) -> Granularity | str:
         """The granularity as it was passed, or the layer's default name."""
         if self._granularity is not None:
             return self._granularity
@@ -137,7 +155,7 @@ class PrunableLayer(keras.layers.Wrapper):
         return "unstructured"
 
     @property
-    def kernels(self) -> dict:
+    def kernels(self) -> dict[str, keras.Variable]:
         """Dict: name of a weight -> the `keras.Variable` that is pruned."""
         found = weights.kernels(self.layer)
         now = {**found, **weights.biases(self.layer)}
@@ -157,7 +175,7 @@ class PrunableLayer(keras.layers.Wrapper):
         return found
 
     @property
-    def masks(self) -> dict:
+    def masks(self) -> dict[str, keras.Variable]:
         """Dict: name of a weight -> its mask.
 
         A mask is a non-trainable boolean `keras.Variable` of the weight's
@@ -174,7 +192,7 @@ class PrunableLayer(keras.layers.Wrapper):
         )
         return zeros / size if size else 0.0
 
-    def apply_masks(self):
+    def apply_masks(self) -> None:
         """Zeroes the stored weights where they are masked, for good.
 
         No later update brings them back, whatever an optimizer's momentum
@@ -188,7 +206,7 @@ class PrunableLayer(keras.layers.Wrapper):
             if name in self._for_good:
                 self._for_good[name].assign(np.packbits(~mask))
 
-    def pruned_for_good(self, name):
+    def pruned_for_good(self, name: str) -> np.ndarray | None:
         """Which weights of a kernel are masked and cannot come back.
 
         Args:
@@ -205,11 +223,11 @@ class PrunableLayer(keras.layers.Wrapper):
         return bits.reshape(mask.shape) & ~mask
 
     @property
-    def maskable(self) -> dict:
+    def maskable(self) -> dict[str, keras.Variable]:
         """Dict: name of a weight -> the variable that has a mask."""
         return {**self.kernels, **weights.biases(self.layer)}
 
-    def __call__(self, *args, **kwargs):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not self._masks:
             if not weights.are_complete(self.layer):
                 # A symbolic call builds layers of every call signature.
@@ -220,8 +238,18 @@ class PrunableLayer(keras.layers.Wrapper):
                 self.build()
         return super().__call__(*args, **kwargs)
 
-    def build(self, input_shape=None):
-        super().build(input_shape)
+    def build(self, *args: Any, **kwargs: Any) -> None:
+        """Builds the wrapped layer and makes its masks.
+
+        Args:
+            *args: Those of the wrapped layer's `build`: a shape, or several.
+            **kwargs: By name, such as `query_shape` and `value_shape`.
+        """
+        if not self.layer.built:
+            # Its variables have the paths that they have without a wrapper.
+            keras_internals.share_scope(self.layer, self)
+            self.layer.build(*args, **kwargs)
+            self.layer.built = True
         if not weights.kernels(self.layer):
             raise ValueError(_no_kernels(self.layer))
         if not self._masks:
@@ -253,14 +281,19 @@ class PrunableLayer(keras.layers.Wrapper):
                 setattr(self, f"_kept_{index}", variable)
         self.built = True
 
-    def build_from_config(self, config):
+    def get_build_config(self) -> dict | None:
+        return self.layer.get_build_config()
+
+    def build_from_config(self, config: dict) -> None:
+        if not self.layer.built:
+            self.layer.build_from_config(config)
         # Keras takes a loaded layer without a `build` of its own for built,
         # and then this one, before its parts have weights. They get them, and
         # the masks come, when it is called.
         if weights.are_complete(self.layer):
-            super().build_from_config(config)
+            self.build()
 
-    def call(self, *args, **kwargs):
+    def call(self, *args: Any, **kwargs: Any) -> Any:
         masked = [
             (variable, weights.times_mask(variable, mask))
             for variable, mask in self._masked_variables()
@@ -280,7 +313,9 @@ class PrunableLayer(keras.layers.Wrapper):
                 scope.original_scope.add_loss(loss)
         return outputs
 
-    def rematerialized_call(self, layer_call, *args, **kwargs):
+    def rematerialized_call(
+        self, layer_call: Callable, *args: Any, **kwargs: Any
+    ) -> Callable:
         # JAX keeps what it traced of a function, with the values of that call;
         # of a new function it has none.
         return super().rematerialized_call(
@@ -306,27 +341,32 @@ class PrunableLayer(keras.layers.Wrapper):
 
     # Keras reads the argument names of these methods when it traces a layer;
     # the wrapped layer has the right ones.
-    def compute_output_spec(self, *args, **kwargs):
-        return self.layer.compute_output_spec(*args, **kwargs)
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
+        # By a call: that casts as the layer does in mixed precision.
+        args, kwargs = calling.as_symbols((args, kwargs))
+        with keras_internals.calls_forgotten(self.layer):
+            return calling.as_symbols(self.layer(*args, **kwargs))
 
-    def compute_output_shape(self, *args, **kwargs):
+    def compute_output_shape(self, *args: Any, **kwargs: Any) -> Any:
         return self.layer.compute_output_shape(*args, **kwargs)
 
-    def compute_mask(self, inputs, previous_mask):
+    def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
         return self.layer.compute_mask(inputs, previous_mask)
 
-    def count_params(self):
+    def count_params(self) -> int:
         # Masks are bookkeeping: the summary's row shows the layer's weights.
         return self.layer.count_params()
 
-    def get_config(self):
+    def get_config(self) -> dict:
         granularity = self._granularity
         if granularity is not None and not isinstance(granularity, str):
             granularity = keras.saving.serialize_keras_object(granularity)
         return {**super().get_config(), "granularity": granularity}
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(
+        cls, config: dict, custom_objects: dict | None = None
+    ) -> Self:
         config = dict(config)
         if "go_backwards" in config:
             # So `Bidirectional` makes its second layer of the first.
@@ -349,95 +389,3 @@ def _no_kernels(layer) -> str:
         f"that can be pruned ({weights.no_kernels_reason(layer)}). Use it "
         "without a wrapper."
     )
-
-
-class _Shorthand(PrunableLayer):
-    """A wrapper that can also make its layer from the layer's arguments."""
-
-    _size = "units"
-
-    def __init__(self, layer=None, *args, granularity=None, **kwargs):
-        if layer is None:
-            layer = kwargs.pop(self._size, None)
-        if not isinstance(layer, keras.layers.Layer) and _is_argument(layer):
-            layer = self._accepts(layer, *args, **kwargs)
-            kwargs = {}
-        elif args:
-            raise ValueError(
-                f"`{type(self).__name__}(layer)` takes no further positional "
-                f"arguments with a layer. Received: {args!r}"
-            )
-        super().__init__(layer, granularity=granularity, **kwargs)
-
-
-def _is_argument(value) -> bool:
-    """Whether `value` can be the number of units or filters."""
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-
-
-@keras.saving.register_keras_serializable(package="kprune")
-class PrunableDense(_Shorthand):
-    """A `keras.layers.Dense` whose weights can be pruned.
-
-    Args:
-        layer: A `keras.layers.Dense`, or its number of units: then the other
-            arguments are those of `keras.layers.Dense`, the name included.
-        granularity: In what shape weights go, as `kprune.granularities.get`
-            takes it. `None` means `"unstructured"`: single weights.
-        **kwargs: With a layer those of `keras.layers.Layer`, else those of
-            `keras.layers.Dense`.
-
-    Call arguments:
-        inputs: Tensor of shape `(..., input_dim)`.
-
-    Output shape:
-        `(..., units)`.
-
-    Raises:
-        ValueError: If `layer` is neither a Dense nor a number.
-
-    Example:
-
-    >>> layer = kprune.PrunableDense(64, activation="relu", name="hidden")
-    >>> layer.name, layer.layer.name
-    ('prunable_hidden', 'hidden')
-    >>> kprune.PrunableDense(units=64).layer.units
-    64
-    """
-
-    _accepts = keras.layers.Dense
-
-
-@keras.saving.register_keras_serializable(package="kprune")
-class PrunableConv2D(_Shorthand):
-    """A `keras.layers.Conv2D` whose filters can be pruned.
-
-    Args:
-        layer: A `keras.layers.Conv2D`, or its number of filters: then the
-            other arguments are those of `keras.layers.Conv2D`.
-        granularity: In what shape weights go, as `kprune.granularities.get`
-            takes it. `None` means `"filter"`: whole output channels.
-        **kwargs: With a layer those of `keras.layers.Layer`, else those of
-            `keras.layers.Conv2D`.
-
-    Call arguments:
-        inputs: Tensor of shape `(batch, height, width, channels)`, or with
-            the channels first, as `data_format` says.
-
-    Output shape:
-        That of `keras.layers.Conv2D`.
-
-    Raises:
-        ValueError: If `layer` is neither a Conv2D nor a number.
-
-    Example:
-
-    >>> layer = kprune.PrunableConv2D(32, 3, activation="relu")
-    >>> layer(np.zeros((1, 8, 8, 3))).shape
-    TensorShape([1, 6, 6, 32])
-    >>> tuple(layer.masks["kernel"].shape)
-    (3, 3, 3, 32)
-    """
-
-    _accepts = keras.layers.Conv2D
-    _size = "filters"

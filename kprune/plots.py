@@ -1,16 +1,24 @@
 """Plots of what was pruned. They need matplotlib: `kprune[plots]`."""
 
 import textwrap
+from typing import TYPE_CHECKING
 
-import keras
 import numpy as np
 
 from kprune.layers import PrunableLayer
 from kprune.measuring.reporting import PruningReport
-from kprune.weights import masked_value
+from kprune.weights import masked_value, to_numpy
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure, SubFigure
 
 
-def mask(layer: PrunableLayer, name: str = "kernel", *, figure=None):
+def mask(
+    layer: PrunableLayer,
+    name: str = "kernel",
+    *,
+    figure: "Figure | SubFigure | None" = None,
+) -> "Figure | SubFigure":
     """Draws a weight, its mask and the product of both, side by side.
 
     One row of an image is one input, one column one unit: of a weight with
@@ -38,7 +46,7 @@ def mask(layer: PrunableLayer, name: str = "kernel", *, figure=None):
     Example:
 
     ```python
-    layer = model.get_layer("prunable_hidden")
+    layer = model.get_layer("hidden")
     kprune.plots.mask(layer).savefig("hidden.png")
     ```
     """
@@ -61,9 +69,9 @@ def mask(layer: PrunableLayer, name: str = "kernel", *, figure=None):
     if figure is None:
         figure = _figure(figsize=(9, 4.5))
     variable, kept = layer.maskable[name], layer.masks[name]
-    weight = _as_matrix(keras.ops.convert_to_numpy(variable))
+    weight = _as_matrix(to_numpy(variable))
     product = _as_matrix(masked_value(variable, kept))
-    kept = _as_matrix(keras.ops.convert_to_numpy(kept))
+    kept = _as_matrix(to_numpy(kept))
 
     sparsity = 1 - kept.mean()
     titles = ("weight", f"mask, sparsity {sparsity:.1%}", "weight * mask")
@@ -74,23 +82,27 @@ def mask(layer: PrunableLayer, name: str = "kernel", *, figure=None):
     for axis, title, matrix, look in zip(
         axes, titles, (weight, kept, product), (colors, grays, colors)
     ):
-        image = axis.imshow(
-            matrix, aspect="auto", interpolation="nearest", **look
-        )
+        axis.imshow(matrix, aspect="auto", interpolation="nearest", **look)
         axis.set_title(title)
         axis.set_xlabel("unit")
         for side in (axis.xaxis, axis.yaxis):
             side.get_major_locator().set_params(integer=True, min_n_ticks=1)
     axes[0].set_ylabel("input")
     figure.colorbar(
-        image, ax=list(axes), label="value", fraction=0.05, extend="both"
+        axes[0].images[0],
+        ax=list(axes),
+        label="value",
+        fraction=0.05,
+        extend="both",
     )
     shape = tuple(variable.shape)
     figure.suptitle(_in_lines(f"{name} of '{layer.layer.name}', shape {shape}"))
     return figure
 
 
-def sparsity(report: PruningReport, *, figure=None):
+def sparsity(
+    report: PruningReport, *, figure: "Figure | SubFigure | None" = None
+) -> "Figure | SubFigure":
     """Draws the sparsity of each layer as a bar, that of all as a line.
 
     Args:
@@ -150,7 +162,7 @@ def sparsity(report: PruningReport, *, figure=None):
     return figure
 
 
-def _figure(figsize):
+def _figure(figsize: tuple[float, float]) -> "Figure":
     """A figure that belongs to no window, so that nobody has to close it."""
     try:
         from matplotlib.figure import Figure

@@ -379,7 +379,8 @@ def check_wrappers(model: keras.layers.Layer) -> None:
 
     Raises:
         ValueError: If a layer is in two wrappers, or in one and used without
-            it, or a wrapper is in a layer of Keras, which opens none.
+            it, or a wrapper is in a layer of Keras, which opens none; or if a
+            weight with a mask is used by another layer too.
     """
     wrappers: dict[int, PrunableLayer] = {}
     for wrapper in prunable_layers(model):
@@ -409,6 +410,23 @@ def check_wrappers(model: keras.layers.Layer) -> None:
                 "which cannot be opened again. Wrap the outer layer instead: "
                 f"`kprune.PrunableLayer(keras.layers.{kind}(...))`."
             )
+    if keras_internals.has_graph(model):
+        _check_not_shared(model)
+
+
+def _check_not_shared(model) -> None:
+    users = {key: names for key, names in owners(model).items() if names[1:]}
+    for wrapper in prunable_layers(model) if users else ():
+        for variable in wrapper.maskable.values():
+            if id(variable) in users:
+                names = " and ".join(
+                    f"'{name}'" for name in users[id(variable)]
+                )
+                raise ValueError(
+                    f"Layers {names} share '{variable.path}', so a mask in "
+                    "one of them would not count in the other. Use them "
+                    "without a wrapper, as `kprune.make_prunable` does."
+                )
 
 
 def _axes(owner, variable) -> tuple[tuple[int, ...], tuple[int, ...], int]:

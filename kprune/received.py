@@ -1,7 +1,9 @@
 """What users pass in place of what was expected, and what to do then."""
 
 import inspect
+import numbers
 import os
+from typing import TypeGuard
 
 import keras
 
@@ -30,6 +32,23 @@ def check_model(model, verb: str, kind: type = keras.Model) -> None:
         raise ValueError(
             f"Expected a `keras.Model` to {verb}. Received: {describe(model)}"
         )
+
+
+def is_real(value: object) -> TypeGuard[float]:
+    """Whether a value is a real number; `True` and `False` are none.
+
+    Args:
+        value: Anything.
+
+    Returns:
+        Boolean.
+
+    Example:
+
+    >>> kprune.received.is_real(1), kprune.received.is_real(True)
+    (True, False)
+    """
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def describe(value) -> str:

@@ -13,10 +13,12 @@ import math
 import numbers
 from collections.abc import Callable, Iterable, Sequence
 
+from kprune.received import is_real
+
 Schedule = Callable[[float], float]
 
 
-def validate_sparsity(value, name: str = "sparsity") -> float:
+def validate_sparsity(value: object, name: str = "sparsity") -> float:
     """Returns `value` as a float, or raises when it is not a sparsity.
 
     Args:
@@ -35,7 +37,7 @@ def validate_sparsity(value, name: str = "sparsity") -> float:
     >>> kprune.schedules.validate_sparsity(0.5)
     0.5
     """
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+    if not is_real(value):
         raise ValueError(
             f"`{name}` must be a number in [0, 1), the fraction of zeros. "
             f"Received: {name}={value!r} (of type {type(value).__name__})"
@@ -48,7 +50,7 @@ def validate_sparsity(value, name: str = "sparsity") -> float:
     return float(value)
 
 
-def validate_progress(value, name: str = "progress") -> float:
+def validate_progress(value: object, name: str = "progress") -> float:
     """Returns `value` as a float, or raises when it is not a progress.
 
     Args:
@@ -67,8 +69,7 @@ def validate_progress(value, name: str = "progress") -> float:
     >>> kprune.schedules.validate_progress(1)
     1.0
     """
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not is_number or not 0 <= value <= 1:
+    if not is_real(value) or not 0 <= value <= 1:
         raise ValueError(
             f"`{name}` must be a fraction of the training in [0, 1]. "
             f"Received: {name}={value!r}"
@@ -206,8 +207,7 @@ class Polynomial(_Ramp):
 
     def __post_init__(self):
         super().__post_init__()
-        is_number = isinstance(self.power, numbers.Real)
-        if not is_number or isinstance(self.power, bool) or not self.power > 0:
+        if not is_real(self.power) or not self.power > 0:
             raise ValueError(
                 "`power` must be a positive number. "
                 f"Received: power={self.power!r}"
@@ -265,8 +265,8 @@ class Cosine(_Ramp):
 
 @dataclasses.dataclass(frozen=True)
 class _Joined:
-    schedules: tuple
-    boundaries: tuple
+    schedules: tuple[Schedule, ...]
+    boundaries: tuple[float, ...]
 
     @property
     def end(self) -> float:
@@ -277,7 +277,9 @@ class _Joined:
         return self.schedules[index](progress)
 
 
-def join(schedules: Sequence, boundaries: Sequence[float]) -> Schedule:
+def join(
+    schedules: Sequence[Schedule | float | str], boundaries: Sequence[float]
+) -> Schedule:
     """One schedule after the other.
 
     Each schedule sees the progress of the whole training: `begin` and `end`
@@ -312,22 +314,22 @@ def join(schedules: Sequence, boundaries: Sequence[float]) -> Schedule:
             raise ValueError(
                 f"`{name}` must be a list or tuple. Received: {name}={values!r}"
             )
-    schedules = tuple(get(schedule) for schedule in schedules)
+    parts = tuple(get(schedule) for schedule in schedules)
     boundaries = tuple(boundaries)
     for boundary in boundaries:
         validate_progress(boundary, "boundaries")
     rising = all(a < b for a, b in zip(boundaries, boundaries[1:]))
-    if len(schedules) < 2 or len(boundaries) != len(schedules) - 1:
+    if len(parts) < 2 or len(boundaries) != len(parts) - 1:
         raise ValueError(
             "`join` needs at least two schedules and one boundary fewer. "
-            f"Received: {len(schedules)} schedules and "
+            f"Received: {len(parts)} schedules and "
             f"boundaries={boundaries!r}"
         )
     if not rising:
         raise ValueError(
             f"`boundaries` must rise. Received: boundaries={boundaries!r}"
         )
-    return _Joined(schedules, boundaries)
+    return _Joined(parts, boundaries)
 
 
 def end(schedule: Schedule) -> float:
@@ -349,7 +351,7 @@ def end(schedule: Schedule) -> float:
     return float(getattr(schedule, "end", 1.0))
 
 
-_BUILT_IN = {
+_BUILT_IN: dict[str, Callable[[float], Schedule]] = {
     "constant": Constant,
     "cosine": Cosine,
     "linear": Linear,
@@ -358,7 +360,7 @@ _BUILT_IN = {
 }
 
 
-def get(identifier) -> Schedule:
+def get(identifier: Schedule | float | str) -> Schedule:
     """Returns the schedule that `identifier` stands for.
 
     Args:

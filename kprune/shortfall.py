@@ -1,6 +1,5 @@
 """Says so where less was pruned than was asked for."""
 
-import numbers
 import warnings
 from collections.abc import Iterable, Sequence
 
@@ -9,6 +8,7 @@ import numpy as np
 from kprune import granularities, schedules
 from kprune.granularities import Granularity
 from kprune.layers import PrunableLayer
+from kprune.received import is_real
 from kprune.weights import to_numpy
 
 
@@ -27,7 +27,7 @@ def warn_if_nothing_went(
         stacklevel: Integer. As `warnings.warn` takes it.
     """
     whole = [layer for layer in layers if sparsity and _is_whole(layer)]
-    patterns = {}
+    patterns: dict[int, tuple[Granularity, list[str]]] = {}
     for layer in whole:
         member = granularities.get(
             layer.granularity if granularity is None else granularity
@@ -38,7 +38,7 @@ def warn_if_nothing_went(
     for member, names in patterns.values():
         # A pattern such as N:M has a sparsity of its own, and no lower one.
         least = getattr(member, "sparsity", None)
-        if isinstance(least, numbers.Real) and sparsity < least:
+        if is_real(least) and sparsity < least:
             warnings.warn(
                 f"Nothing was pruned in layers {names} at a sparsity of "
                 f"{sparsity:.3g}: {member!r} has a sparsity of its own, "
@@ -98,11 +98,11 @@ def warn_if_some_came_back(before: list[tuple], stacklevel: int = 3) -> None:
     grown = back = 0
     for mask, bits in before:
         kept = to_numpy(mask)
-        grown += kept.size - np.count_nonzero(kept)
+        grown += kept.size - int(np.count_nonzero(kept))
         if bits is not None:
             gone = np.unpackbits(bits, count=kept.size).astype(bool)
-            grown -= np.count_nonzero(gone)
-            back += np.count_nonzero(kept[gone.reshape(kept.shape)])
+            grown -= int(np.count_nonzero(gone))
+            back += int(np.count_nonzero(kept[gone.reshape(kept.shape)]))
     if back and grown > 0:
         warnings.warn(
             "More weights are masked now, and yet some of those that were "

@@ -9,8 +9,9 @@ from kprune.prunable import (
     unwrapped,
 )
 from kprune.structure import flattening, subclassing
+from kprune.structure.cloning import clone
 from kprune.structure.graph import readable
-from kprune.structure.rebuilding import Rebuilder, clone
+from kprune.structure.rebuilding import Rebuilder
 from kprune.structure.removal import remove_unused
 from kprune.weights import masked_value
 
@@ -68,6 +69,7 @@ def strip(model: keras.Model, *, compact: bool = True) -> keras.Model:
             ) from error
         return subclassing.unwrap(model, _value_under_mask(model))
     flattening.warn_of_unused(model, graph)
+    check_wrappers(graph)
     if compact:
         return _checked(remove_unused(graph))
     rebuilder = Rebuilder(lambda layer: clone(unwrapped(layer)))

@@ -9,16 +9,20 @@ your own tells whether kprune can work with what you wrote:
 """
 
 import functools
-import numbers
 from collections.abc import Iterable, Sequence
 
 import keras
 import numpy as np
 
 from kprune import allocations, criteria, granularities, schedules
-from kprune.layers import PrunableConv2D, PrunableDense
+from kprune.allocations import Allocation
+from kprune.criteria import Criterion
+from kprune.granularities import Granularity
 from kprune.observing import requests
 from kprune.prunable import weights_of
+from kprune.received import is_real
+from kprune.schedules import Schedule
+from kprune.shorthands import PrunableConv2D, PrunableDense
 
 # Kernels of Dense and Conv2D layers; odd sizes, and axes of length 1.
 _DENSE = ((16, 8), (7, 5), (1, 6), (6, 1), (1, 1))
@@ -28,7 +32,9 @@ SHAPES = _DENSE + _CONV
 SPARSITIES = (0.0, 0.1, 0.29, 0.5, 0.75, 0.8, 0.9, 0.99)
 
 
-def check_criterion(criterion, *, shapes: Sequence[tuple] = SHAPES) -> None:
+def check_criterion(
+    criterion: Criterion | str, *, shapes: Sequence[tuple] = SHAPES
+) -> None:
     """Checks that a criterion does what pruning relies on.
 
     The scores must be finite real numbers, one for each weight, and the same
@@ -71,7 +77,7 @@ def check_criterion(criterion, *, shapes: Sequence[tuple] = SHAPES) -> None:
         expect(same, "return the same each time", "other scores")
 
 
-def check_schedule(schedule) -> None:
+def check_schedule(schedule: Schedule | float | str) -> None:
     """Checks that a schedule does what pruning relies on.
 
     It must return a sparsity in `[0, 1)` at every progress in `[0, 1]`, the
@@ -96,7 +102,7 @@ def check_schedule(schedule) -> None:
     end = getattr(schedule, "end", 1.0)
     _expect(
         f"Schedule {schedule!r}",
-        _is_real(end) and 0 <= end <= 1,
+        is_real(end) and 0 <= end <= 1,
         "have an `end` in [0, 1], or none",
         f"end={end!r}",
     )
@@ -109,7 +115,7 @@ def check_schedule(schedule) -> None:
         values[progress] = value = schedule(progress)
         _expect(
             f"Schedule {schedule!r} at progress {progress}",
-            _is_real(value) and 0 <= value < 1,
+            is_real(value) and 0 <= value < 1,
             "return a float in [0, 1)",
             f"{value!r}",
         )
@@ -127,7 +133,9 @@ def check_schedule(schedule) -> None:
         )
 
 
-def check_granularity(granularity, *, shapes: Sequence[tuple] = SHAPES) -> None:
+def check_granularity(
+    granularity: Granularity | str, *, shapes: Sequence[tuple] = SHAPES
+) -> None:
     """Checks that a granularity does what pruning relies on.
 
     The mask must be boolean and of the shape of the scores, keep all weights
@@ -202,7 +210,7 @@ def _check_mask(granularity, scores, sparsity, expect) -> np.ndarray:
     return mask
 
 
-def check_allocation(allocation) -> None:
+def check_allocation(allocation: Allocation | str) -> None:
     """Checks that an allocation does what pruning relies on.
 
     It must return one sparsity in `[0, 1)` per layer, the same each time, and
@@ -239,7 +247,7 @@ def check_allocation(allocation) -> None:
             again = list(_ask(allocation, "allocation", layers[:], sparsity))
             expect(
                 len(shares) == len(layers)
-                and all(_is_real(s) and 0 <= s < 1 for s in shares),
+                and all(is_real(s) and 0 <= s < 1 for s in shares),
                 f"return {len(layers)} sparsities in [0, 1)",
                 f"{shares}",
             )
@@ -272,10 +280,6 @@ def _ask(member, family, subject, *arguments):
 def _expect(where: str, holds, expected: str, received: str) -> None:
     if not holds:
         raise AssertionError(f"{where} must {expected}. Received: {received}")
-
-
-def _is_real(value) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def _arrays(shapes):

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kprune.keras_internals import sublayers
+from kprune.keras_internals import made_to_train, sublayers
 
 # Trainable tensors of rank 2 and more that are no kernels.
 _NEVER_KERNELS = {"alpha", "beta", "bias", "gamma", "recurrent_bias", "scale"}
@@ -46,7 +46,7 @@ def kernels(layer: keras.layers.Layer) -> dict:
         return {}
     parts = [layer, *sublayers(layer)]
     # What was made to train: a frozen layer's kernels are kernels as well.
-    trained = {id(v) for part in parts for v in part._trainable_variables}
+    trained = {id(v) for part in parts for v in made_to_train(part)}
     trained -= {id(variable) for variable in _foreign(layer)}
     return _named(layer, lambda v: id(v) in trained and _is_kernel(v))
 
@@ -140,12 +140,17 @@ def _named(layer, wanted) -> dict:
     chosen = [variable for variable in layer.weights if wanted(variable)]
     names = [variable.name for variable in chosen]
     if len(set(names)) < len(names):
-        names = [
-            variable.path.rpartition(f"{layer.name}/")[2] for variable in chosen
-        ]
+        names = [_path_in(layer, variable) for variable in chosen]
     if len(set(names)) < len(names):
         names = [f"{index}/{name}" for index, name in enumerate(names)]
     return dict(zip(names, chosen))
+
+
+def _path_in(layer, variable) -> str:
+    """A variable's path below a layer's, whatever the layer is called now."""
+    if layer.path and variable.path.startswith(f"{layer.path}/"):
+        return variable.path[len(layer.path) + 1 :]
+    return f"/{variable.path}".rpartition(f"/{layer.name}/")[2]
 
 
 def to_numpy(variable) -> np.ndarray:

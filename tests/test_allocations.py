@@ -194,7 +194,7 @@ def test_prune_names_the_layers_when_the_number_is_wrong():
     model = keras.Sequential(
         [keras.Input((4,)), kprune.PrunableDense(4, name="hidden")]
     )
-    message = r"must return 1 sparsities.*prunable_hidden.*\[0.5, 0.5\]"
+    message = r"must return 1 sparsities.*hidden.*\[0.5, 0.5\]"
     with pytest.raises(ValueError, match=message):
         kprune.prune(model, 0.5, allocation=lambda layers, s: [s, s])
 
@@ -203,6 +203,6 @@ def test_prune_names_the_layer_whose_share_is_no_sparsity():
     model = keras.Sequential(
         [keras.Input((4,)), kprune.PrunableDense(4, name="hidden")]
     )
-    message = r"`sparsity of 'prunable_hidden'` must be in \[0, 1\)"
+    message = r"`sparsity of 'hidden'` must be in \[0, 1\)"
     with pytest.raises(ValueError, match=message):
         kprune.prune(model, 0.5, allocation=lambda layers, s: [1.0])

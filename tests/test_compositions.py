@@ -197,7 +197,7 @@ def test_filters_of_a_student_go_with_what_reads_them():
             keras.distillation.LogitsDistillation(),
             # Makes the distiller hold one more model with these layers.
             keras.distillation.FeatureDistillation(
-                teacher_layer_name="conv2", student_layer_name="prunable_conv2"
+                teacher_layer_name="conv2", student_layer_name="conv2"
             ),
         ],
     )

@@ -106,7 +106,7 @@ def test_where_selects_layers():
         _sequential(), where=lambda layer: layer.name != "dense"
     )
     names = [layer.name for layer in prunable.layers]
-    assert names[0] == "prunable_conv" and names[-1] == "dense"
+    assert names[0] == "conv" and names[-1] == "dense"
     assert isinstance(prunable.layers[0], kprune.PrunableConv2D)
     assert type(prunable.layers[1]) is kprune.PrunableLayer
 
@@ -116,8 +116,8 @@ def test_frozen_layers_stay_frozen():
     model.get_layer("conv").trainable = False
     prunable = kprune.make_prunable(model)
     kprune.prune(prunable, 0.5)
-    assert prunable.get_layer("prunable_conv").sparsity == 0
-    assert prunable.get_layer("prunable_dense").sparsity == 0.5
+    assert prunable.get_layer("conv").sparsity == 0
+    assert prunable.get_layer("dense").sparsity == 0.5
 
 
 def test_live_functions_survive():

@@ -59,7 +59,7 @@ LAYERS = [
     (ROWS, lambda: layers.Conv1DTranspose(3, 3), {"groups": 1}),
     (IMAGE, lambda: layers.Conv2DTranspose(3, 3), {"groups": 1}),
     (VOLUME, lambda: layers.Conv3DTranspose(3, 3), {"groups": 1}),
-    (ROWS, lambda: layers.SimpleRNN(3), {"time_major": False}),
+    (ROWS, lambda: layers.SimpleRNN(3, "relu"), {"time_major": False}),
     (ROWS, lambda: layers.LSTM(3), {"time_major": False}),
     (ROWS, lambda: layers.GRU(3), {"time_major": False}),
     (ROWS, lambda: layers.RNN(layers.LSTMCell(3)), {"time_major": False}),

@@ -1,6 +1,8 @@
 """Pins the private attributes of Keras that kprune reads."""
 
 import keras
+import numpy as np
+import pytest
 from keras import layers
 
 from kprune import keras_internals
@@ -105,3 +107,78 @@ def test_the_output_shape_of_a_lambda():
     assert keras_internals.lambda_output_shape(layer) == (3,)
     layer = layers.Lambda(lambda x: x)
     assert keras_internals.lambda_output_shape(layer) is None
+
+
+def test_attributes_without_what_keras_keeps():
+    class Own(layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.one = layers.Dense(1)
+            self.more = [layers.Dense(2)]
+
+    layer = Own()
+    found = keras_internals.attributes(layer)
+    assert found["one"] is layer.one and found["more"][0] is layer.more[0]
+    lists = [value for value in found.values() if isinstance(value, list)]
+    assert [items for items in lists if layer.one in items] == []
+
+
+def test_what_a_layer_was_made_with():
+    class Own(layers.Layer):
+        def __init__(self, size, rate=0.5, **kwargs):
+            super().__init__(**kwargs)
+
+    known = keras_internals.constructor_arguments
+    assert known(Own(3, name="own")) == {"size": 3, "rate": 0.5}
+    assert known(Own(np.zeros(2))) is None
+
+
+def test_what_was_made_to_train():
+    layer = layers.BatchNormalization()
+    layer.build((None, 3))
+    layer.trainable = False
+    found = keras_internals.made_to_train(layer)
+    assert [v.name for v in found] == ["gamma", "beta"]
+
+
+def test_scopes_are_shared():
+    class Own(layers.Layer):
+        def build(self, shape):
+            self.first = layers.Dense(1, name="first")
+            self.first.build(shape)
+
+    own = Own(name="own")
+    own.build((None, 3))
+    other = layers.Dense(1, name="other")
+    keras_internals.share_scope(other, own.first)
+    other.build((None, 3))
+    assert own.first.kernel.path == "own/first/kernel"
+    assert other.kernel.path == "own/other/kernel"
+
+
+def test_recomputing_is_taken_over():
+    with keras.RematScope("full"):
+        layer = layers.Dense(2)
+    wrapper = layers.Dense(2)
+    calls = []
+
+    def call(x):
+        calls.append(x)
+        return x
+
+    keras_internals.take_over_recomputing(wrapper, layer)
+    assert layer.rematerialized_call(call) is call
+    assert wrapper.rematerialized_call(call) is not call
+
+
+def test_any_arguments_are_taken():
+    class Own(layers.Layer):
+        def call(self, x, text):
+            return x
+
+    layer = Own(dtype="float16")
+    x = keras.ops.ones((1, 2), "float32")
+    with pytest.raises(ValueError, match="positional"):
+        layer(x, object())
+    keras_internals.take_any_arguments(layer)
+    assert layer(x, object()) is x

@@ -9,6 +9,7 @@ from keras import layers, ops
 from models import compiled, convnet, numpy
 
 import kprune
+from kprune.prunable import prunable_layers
 
 
 def _sequence():
@@ -53,7 +54,7 @@ def test_both_forms_of_call():
     long = kprune.PrunableDense(
         layers.Dense(3, activation="relu", name="hidden")
     )
-    assert short.name == long.name == "prunable_hidden"
+    assert short.name == long.name == "hidden"
     assert short.layer.get_config() == long.layer.get_config()
     assert kprune.PrunableDense(units=3).layer.units == 3
     conv = kprune.PrunableConv2D(filters=4, kernel_size=(1, 3))
@@ -120,7 +121,7 @@ def test_counts_and_names_read_well():
     lines = []
     model.summary(print_fn=lines.append)
     text = "\n".join(map(str, lines))
-    assert "prunable_conv1" in text and "PrunableConv2D" in text
+    assert "conv1" in text and "PrunableConv2D" in text
     trainable = sum(int(np.prod(w.shape)) for w in model.trainable_weights)
     assert f"Trainable params: {trainable:,}" in text
 
@@ -269,7 +270,8 @@ def test_layers_without_kernels_of_their_own_are_left_alone(change):
         kprune.PrunableLayer(first)
     prunable = kprune.make_prunable(model)
     names = [layer.name for layer in prunable.layers]
-    assert names[0] == "changed" and names[1].startswith("prunable_")
+    assert names == ["changed", model.layers[1].name]
+    assert prunable_layers(prunable) == [prunable.layers[1]]
 
 
 class NoWeights(layers.Layer):
@@ -284,10 +286,10 @@ class NoWeights(layers.Layer):
     [
         (lambda: kprune.PrunableLayer("dense"), "wraps a Keras layer"),
         (lambda: kprune.PrunableDense("64"), "wraps a Keras layer"),
-        (lambda: kprune.PrunableDense(None), "Received: layer=None"),
+        (lambda: kprune.PrunableDense(None), "Received: None"),
         (
             lambda: kprune.PrunableLayer(kprune.PrunableDense(3)),
-            "prunable already: 'prunable_dense'",
+            "prunable already: 'dense'",
         ),
         (
             lambda: kprune.PrunableConv2D(layers.Dense(3)),

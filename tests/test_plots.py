@@ -65,7 +65,7 @@ def overlaps(figure, labels):
 
 
 def test_mask_draws_weight_mask_and_product(model):
-    layer = model.get_layer("prunable_hidden")
+    layer = model.get_layer("hidden")
     kernel = keras.ops.convert_to_numpy(layer.layer.kernel)
     kept = keras.ops.convert_to_numpy(layer.masks["kernel"])
     weight, mask, product = images(plots.mask(layer))
@@ -76,7 +76,7 @@ def test_mask_draws_weight_mask_and_product(model):
 
 
 def test_mask_flattens_all_axes_but_the_last(model):
-    layer = model.get_layer("prunable_conv")
+    layer = model.get_layer("conv")
     kernel = keras.ops.convert_to_numpy(layer.layer.kernel)
     kept = keras.ops.convert_to_numpy(layer.masks["kernel"])
     weight, mask, product = images(plots.mask(layer))
@@ -87,7 +87,7 @@ def test_mask_flattens_all_axes_but_the_last(model):
 
 
 def test_mask_draws_the_weight_that_is_named(model):
-    layer = model.get_layer("prunable_conv")
+    layer = model.get_layer("conv")
     layer.layer.bias.assign([1.0, 2.0, 3.0, 4.0])
     kept = keras.ops.convert_to_numpy(layer.masks["bias"])
     figure = plots.mask(layer, "bias")
@@ -99,7 +99,7 @@ def test_mask_draws_the_weight_that_is_named(model):
 
 
 def test_mask_shares_one_color_scale_around_zero(model):
-    figure = plots.mask(model.get_layer("prunable_hidden"))
+    figure = plots.mask(model.get_layer("hidden"))
     weight, mask, product = (a.images[0] for a in figure.axes if a.images)
     low, high = weight.get_clim()
     assert low == -high < 0
@@ -108,7 +108,7 @@ def test_mask_shares_one_color_scale_around_zero(model):
 
 
 def test_mask_says_what_it_shows(model):
-    figure = plots.mask(model.get_layer("prunable_logits"))
+    figure = plots.mask(model.get_layer("logits"))
     assert figure.get_suptitle() == "kernel of 'logits', shape (6, 3)"
     titles = [axis.get_title() for axis in figure.axes if axis.images]
     assert titles == ["weight", "mask, sparsity 50.0%", "weight * mask"]
@@ -116,7 +116,7 @@ def test_mask_says_what_it_shows(model):
 
 
 def test_mask_draws_a_layer_of_zeros(model, tmp_path):
-    layer = model.get_layer("prunable_logits")
+    layer = model.get_layer("logits")
     layer.layer.kernel.assign(np.zeros((6, 3)))
     figure = plots.mask(layer)
     figure.savefig(tmp_path / "zeros.png")
@@ -126,7 +126,7 @@ def test_mask_draws_a_layer_of_zeros(model, tmp_path):
 def test_plots_draw_into_a_given_figure(model, tmp_path):
     whole = Figure(figsize=(9, 8), layout="constrained")
     top, bottom = whole.subfigures(2, 1)
-    layer = model.get_layer("prunable_hidden")
+    layer = model.get_layer("hidden")
     assert plots.mask(layer, figure=top) is top
     assert plots.sparsity(kprune.report(model), figure=bottom) is bottom
     whole.savefig(tmp_path / "both.png")
@@ -152,7 +152,7 @@ def test_axes_end_where_the_quantity_ends(model):
     assert axis.get_xlim() == (0, 1)
     assert axis.get_ylim() == (2.5, -0.5)  # three layers
     assert all(0 <= tick <= 1 for tick in axis.get_xticks())
-    for layer in (model.get_layer("prunable_conv"), model.layers[-1]):
+    for layer in (model.get_layer("conv"), model.layers[-1]):
         for name, variable in layer.maskable.items():
             figure = plots.mask(layer, name)
             columns = variable.shape[-1]
@@ -197,7 +197,7 @@ def test_names_and_titles_do_not_overlap(count, name, size):
 
 def test_figures_are_saved(model, tmp_path):
     for name, figure in {
-        "mask": plots.mask(model.get_layer("prunable_conv")),
+        "mask": plots.mask(model.get_layer("conv")),
         "sparsity": plots.sparsity(kprune.report(model)),
     }.items():
         path = tmp_path / f"{name}.png"
@@ -211,7 +211,7 @@ def test_mask_refuses_what_is_no_prunable_layer(model):
     with pytest.raises(ValueError, match="has no weights yet"):
         plots.mask(kprune.PrunableDense(3))
     with pytest.raises(ValueError, match=r"\['bias', 'kernel'\].*'weights'"):
-        plots.mask(model.get_layer("prunable_hidden"), "weights")
+        plots.mask(model.get_layer("hidden"), "weights")
 
 
 def test_sparsity_refuses_what_is_no_report(model):
@@ -233,7 +233,7 @@ def test_missing_matplotlib_is_named(model, monkeypatch):
     report = kprune.report(model)
     monkeypatch.setattr(builtins, "__import__", without_matplotlib)
     for draw in (
-        lambda: plots.mask(model.get_layer("prunable_hidden")),
+        lambda: plots.mask(model.get_layer("hidden")),
         lambda: plots.sparsity(report),
     ):
         with pytest.raises(ImportError, match=r'pip install "kprune\[plots\]"'):

@@ -277,7 +277,7 @@ def test_sparsity_of_plain_and_prunable_models():
         ({"allocation": lambda layers, s: s}, "return 4 sparsities.*: 0.5"),
         (
             {"allocation": lambda layers, s: [s, s, s, 2.0]},
-            "sparsity of 'prunable_logits'",
+            "sparsity of 'logits'",
         ),
     ],
 )
@@ -310,7 +310,7 @@ def _shared(second):
     """A model in which the layer of a wrapper is used elsewhere as well."""
     dense = layers.Dense(4, name="shared")
     inputs = keras.Input((8,))
-    first = kprune.PrunableDense(dense)(inputs)
+    first = kprune.PrunableDense(dense, name="first")(inputs)
     return keras.Model(
         inputs, layers.Concatenate()([first, second(dense)(inputs)])
     )
@@ -321,13 +321,13 @@ def _shared(second):
     [
         (
             lambda: _shared(lambda dense: dense),
-            "'shared' is in the prunable layer 'prunable_shared', and model",
+            "'shared' is in the prunable layer 'first', and model",
         ),
         (
             lambda: _shared(
                 lambda dense: kprune.PrunableDense(dense, name="second")
             ),
-            "two prunable layers, 'prunable_shared' and 'second'",
+            "two prunable layers, 'first' and 'second'",
         ),
         (
             lambda: keras.Sequential(
@@ -380,7 +380,7 @@ def test_a_granularity_that_keeps_nothing():
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_weights_that_cannot_be_ranked_are_named(bad):
     model = _dense([[1.0, bad], [2.0, 3.0]], name="broken")
-    with pytest.raises(ValueError, match="'kernel' of layer 'prunable_broken'"):
+    with pytest.raises(ValueError, match="'kernel' of layer 'broken'"):
         kprune.prune(model, 0.5)
     assert _mask(model).all()
 
@@ -390,7 +390,7 @@ def test_one_bad_weight_of_many_is_found(bad):
     kernel = np.random.default_rng(0).normal(size=(400, 1000))
     kernel[-1, -1] = bad
     model = _dense(kernel, name="broken")
-    with pytest.raises(ValueError, match="'kernel' of layer 'prunable_broken'"):
+    with pytest.raises(ValueError, match="'kernel' of layer 'broken'"):
         kprune.prune(model, 0.5)
     assert _mask(model).all()
 
@@ -449,7 +449,7 @@ def test_a_failed_update_leaves_all_masks_as_they_were(granularity, allocation):
     before = [numpy(m) for layer in prunable for m in layer.masks.values()]
     kernel = prunable[-1].layer.kernel
     kernel.assign(np.full(kernel.shape, np.nan))
-    with pytest.raises(ValueError, match="'prunable_logits'.*nan"):
+    with pytest.raises(ValueError, match="'logits'.*nan"):
         kprune.prune(model, 0.8, granularity=granularity, allocation=allocation)
     after = [numpy(m) for layer in prunable for m in layer.masks.values()]
     for one, other in zip(before, after, strict=True):

@@ -266,8 +266,8 @@ calls = itertools.count()
             lambda layers, s: [s and next(calls) % 2 / 4 for _ in layers],
             "the same each time",
         ),
-        (zeroing, "not change a layer.*prunable_"),
-        (masking, "not change a layer.*prunable_"),
+        (zeroing, "not change a layer"),
+        (masking, "not change a layer"),
     ],
 )
 def test_allocations_that_break_the_contract(broken, message):

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+from collections.abc import Callable, Iterable, Sequence
 
 import keras
 
@@ -90,10 +91,10 @@ def export(
     *,
     format: str | None = None,
     quantize: str | None = None,
-    representative_data=None,
+    representative_data: Iterable | Callable | None = None,
     integer_io: bool = False,
     sparse: bool | str = "auto",
-    input_signature=None,
+    input_signature: Sequence | dict | keras.InputSpec | None = None,
 ) -> ExportResult:
     """Strips a model if needed, writes it, and checks what it wrote.
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from kprune import keras_internals
 from kprune.exporting import tolerance
-from kprune.structure.rebuilding import LOOKUPS
+from kprune.structure.cloning import LOOKUPS
 
 # LiteRT's softmax has steps of 1/256 in int8, however small its outputs are.
 # They excuse this much of the largest output at most, so that no file of zeros

@@ -3,7 +3,8 @@
 import keras
 
 from kprune.keras_internals import sublayers
-from kprune.structure.rebuilding import Rebuilder, clone
+from kprune.structure.cloning import clone
+from kprune.structure.rebuilding import Rebuilder
 
 HALF = ("bfloat16", "float16")
 

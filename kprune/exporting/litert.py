@@ -86,9 +86,9 @@ def write(
                 "its input a fixed length, or take `quantize='dynamic'`."
             )
         operations = tf.lite.OpsSet.TFLITE_BUILTINS_INT8
-        names = signature.names_of(model)
+        names, batches = signature.names_of(model), options.batches or []
         converter.representative_dataset = lambda: (
-            dict(zip(names, batch)) for batch in options.batches
+            dict(zip(names, batch)) for batch in batches
         )
         if options.integer_io:
             converter.inference_input_type = tf.int8

@@ -160,15 +160,13 @@ def load(path: pathlib.Path, model: keras.Model):
     import tensorflow as tf
 
     loaded = tf.saved_model.load(str(path))
-    serving_default = loaded.signatures["serving_default"]
     names = signature.names_of(model)
     output_names = signature.output_names_of(model)
 
     def run(inputs):
         tensors = {n: tf.constant(x) for n, x in zip(names, inputs)}
-        outputs = serving_default(**tensors)
+        # `loaded` holds the variables: it must live as long as this.
+        outputs = loaded.signatures["serving_default"](**tensors)
         return [outputs[name].numpy() for name in output_names]
 
-    # What holds the variables must live as long as the signature.
-    run.loaded = loaded
     return run

@@ -54,7 +54,7 @@ def output_names_of(model: keras.Model) -> list[str]:
 
 def _valid(names: list[str], prefix: str) -> list[str]:
     """The names as TensorFlow and Python's arguments allow them, each once."""
-    valid = []
+    valid: list[str] = []
     for name in names:
         name = re.sub(r"[^A-Za-z0-9_]", "_", name)
         if not name[:1].isalpha() or keyword.iskeyword(name) or name == "self":
@@ -85,8 +85,8 @@ def in_order(model: keras.Model, given: dict, argument: str) -> list:
     struct = keras_internals.inputs_struct(model)
     keys = keras_names(model)
     if isinstance(struct, dict) and set(given) == set(struct):
-        keys = {id(tensor): key for key, tensor in struct.items()}
-        keys = [keys.get(id(tensor)) for tensor in model.inputs]
+        key_of = {id(tensor): key for key, tensor in struct.items()}
+        keys = [key_of[id(tensor)] for tensor in model.inputs]
     if set(given) != set(keys):
         raise ValueError(
             f"`{argument}` must have the names {keys}. "
@@ -157,7 +157,7 @@ def _is_shape(given) -> bool:
         or (
             isinstance(size, numbers.Integral)
             and not isinstance(size, bool)
-            and size > 0
+            and int(size) > 0
         )
         for size in given
     )

@@ -275,14 +275,14 @@ def _separable_conv(operation, operands, output) -> int:
     return places * (_size(depthwise) + _size(pointwise))
 
 
-def _einsum_operation(operation, operands, output) -> int | None:
+def _einsum_operation(operation, operands, output) -> int:
     return _einsum(operation.subscripts, operands)
 
 
-def _einsum(equation: str, shapes) -> int | None:
+def _einsum(equation: str, shapes) -> int:
     """All combinations of the indices, if two operands are contracted."""
     if len(shapes) > 2:
-        return None  # it depends on the order
+        raise _UnknownSize  # it depends on the order
     left, arrow, right = equation.partition("->")
     named = set(left) - set(" .,")
     if arrow:

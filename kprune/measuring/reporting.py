@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import math
+from collections.abc import Iterable
 
 import keras
 from rich.console import Console
@@ -201,7 +202,7 @@ def report(
     model: keras.Model,
     *,
     dense: keras.Model | None = None,
-    data=None,
+    data: Iterable | None = None,
     files: dict | None = None,
     latency: bool = False,
 ) -> PruningReport:
@@ -250,7 +251,7 @@ def report(
             raise ValueError(
                 "`report` needs a built `keras.Model`: start it with "
                 "`keras.Input(shape)` or call it on data first. "
-                f"Received as `{argument}`: {received.describe(value)}"
+                f"Received: {argument}={received.describe(value)}"
             )
     if dense is None and (data is not None or files or latency):
         raise ValueError(

@@ -39,7 +39,8 @@ def flatten(model: keras.Model) -> keras.Model:
         if not composites:
             raise
     # One of them stays closed, or some: outer ones come first.
-    flat, opened = _flat(model, []), []
+    flat = _flat(model, [])
+    opened: list[type] = []
     for kind in composites:
         try:
             flat = _flat(model, [*opened, kind])
@@ -83,7 +84,7 @@ def warn_of_unused(model: keras.Model, flat: keras.Model) -> None:
         flat: What `flatten` made of it, or the model itself.
     """
     used = {id(variable) for variable in flat.weights}
-    names = []
+    names: list[str] = []
     for part in [*sublayers(model), model]:
         unused = [v for v in part.weights if id(v) not in used]
         if part is model:

@@ -88,27 +88,24 @@ class Follower:
             self._is_inside_masked = outside
             return outputs
         rule = registry.rule_for(operation)
-        refusal = (
-            self._walk.refusal(operation)
-            if rule
-            else self._no_rule(operation, call)
-        )
-        if refusal is None:
-            args, kwargs = call.fill_in(traced)
-            shapes = tuple(tuple(tensor.shape) for tensor in call.outputs)
-            key = id(call.outputs[0])
-            seen = LayerCall(operation, args, kwargs, shapes, key)
-            self._freeze_masks(operation, seen.masks)
-            outputs = rule(self._walk, seen)
-            registry.check_outputs(operation, rule, outputs, shapes)
-            for axes in outputs:
-                reason = f"'{operation.name}' puts it in the batch's place"
-                self._walk.freeze({0: axes.pop(0)} if 0 in axes else {}, reason)
-            if len(seen.inputs) > 1:
-                self._walk.merge(operation, outputs)
-            return outputs
-        self._walk.refuse(operation, inputs, refusal)
-        return [{} for _ in call.outputs]
+        refusal = None if rule is None else self._walk.refusal(operation)
+        if rule is None or refusal is not None:
+            reason = refusal or self._no_rule(operation, call)
+            self._walk.refuse(operation, inputs, reason)
+            return [{} for _ in call.outputs]
+        args, kwargs = call.fill_in(traced)
+        shapes = tuple(tuple(tensor.shape) for tensor in call.outputs)
+        key = id(call.outputs[0])
+        seen = LayerCall(operation, args, kwargs, shapes, key)
+        self._freeze_masks(operation, seen.masks)
+        outputs = rule(self._walk, seen)
+        registry.check_outputs(operation, rule, outputs, shapes)
+        for axes in outputs:
+            reason = f"'{operation.name}' puts it in the batch's place"
+            self._walk.freeze({0: axes.pop(0)} if 0 in axes else {}, reason)
+        if len(seen.inputs) > 1:
+            self._walk.merge(operation, outputs)
+        return outputs
 
     def _freeze_masks(self, operation, masks) -> None:
         for mask in masks:

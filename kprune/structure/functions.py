@@ -29,7 +29,8 @@ def config_with_functions(layer: keras.layers.Layer) -> dict:
         config = layer.get_config()
     finally:
         attributes.update(nameless)
-    for name in config:
+    # What a user's own method returns need not be a dict.
+    for name in config if isinstance(config, dict) else ():
         value = getattr(layer, name, None)
         if name in nameless or isinstance(value, types.FunctionType):
             config[name] = value

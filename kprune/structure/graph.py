@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+from typing import Any
 
 import keras
 import numpy as np
@@ -33,18 +34,20 @@ class ChannelGraph:
     merges: tuple[Merge, ...]
     visited: frozenset
 
-    def has_layer(self, layer) -> bool:
+    def has_layer(self, layer: Any) -> bool:
         """Whether a layer is in the graph, and not hidden in another layer."""
         return id(layer) in self.visited
 
-    def groups_of(self, variable, axis: int) -> np.ndarray | None:
+    def groups_of(
+        self, variable: keras.Variable, axis: int
+    ) -> np.ndarray | None:
         """The groups along one axis of a variable, `None` if it has none."""
         for binding in self.bindings:
             if binding.variable is variable and binding.axis == axis:
                 return self.groups.of_slot[binding.slots]
         return None
 
-    def has_free_filters(self, layer) -> bool:
+    def has_free_filters(self, layer: Any) -> bool:
         """Whether any output channel of a layer can be cut."""
         return any(
             not self.groups.frozen[self.groups.of_slot[binding.slots]].all()
@@ -52,7 +55,7 @@ class ChannelGraph:
             if binding.layer is layer and binding.role == "out"
         )
 
-    def frozen_reasons(self, layer) -> list[str]:
+    def frozen_reasons(self, layer: Any) -> list[str]:
         """Why output channels of a layer stay; empty if all can be cut."""
         found: dict[str, None] = {}
         for binding in self.bindings:
@@ -147,7 +150,7 @@ def channel_graph(
     )
 
 
-def readable(model, verb: str) -> keras.Model:
+def readable(model: Any, verb: str) -> keras.Model:
     """The model itself, or the functional model that a subclassed one makes.
 
     Args:

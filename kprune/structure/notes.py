@@ -1,5 +1,8 @@
 """What a walk over a model writes down."""
 
+from collections.abc import Callable, Iterable
+from typing import Any
+
 import keras
 import numpy as np
 
@@ -9,6 +12,7 @@ from kprune.structure.records import (
     Binding,
     LayerCall,
     Merge,
+    Reading,
     Sum,
     Tensor,
 )
@@ -25,27 +29,35 @@ class Notes:
     def __init__(self, weigh: bool):
         self.weigh = weigh
         self.table = SlotTable()
-        self.bindings = {}
-        self.readings = []
-        self.sums = []
-        self.merges = []
-        self.configs = {}
-        self.scales = {}
-        self.edits = {}
-        self.padded = {}
-        self.operations = {}
-        self.held = []
-        self.balanced = []
-        self.visited = {}
+        # By the id of a variable and its axis.
+        self.bindings: dict[tuple[int, int], Binding] = {}
+        self.readings: list[Reading] = []
+        self.sums: list[Sum] = []
+        self.merges: list[Merge] = []
+        # By the ids of layers, variables and calls, as the methods say.
+        self.configs: dict[
+            tuple[int, str | tuple], tuple[np.ndarray, Callable | None]
+        ] = {}
+        self.scales: dict[
+            int, tuple[np.ndarray, Callable[[int, int], float]]
+        ] = {}
+        self.edits: dict[int, tuple[np.ndarray, Callable]] = {}
+        self.padded: dict[int, tuple[np.ndarray, int, str | None]] = {}
+        self.operations: dict[int, Any] = {}
+        self.held: list[tuple[Any, Any, Any]] = []
+        self.balanced: list[tuple[np.ndarray, np.ndarray]] = []
+        self.visited: dict[int, Any] = {}
 
-    def variable(self, layer, name: str):
+    def variable(self, layer: Any, name: str) -> keras.Variable | None:
         """The layer's own variable of that name, `None` if it has none."""
         for variable in layer.weights:
             if variable.name == name:
                 return variable
         return None
 
-    def produce(self, layer, variable, axis: int) -> np.ndarray:
+    def produce(
+        self, layer: Any, variable: keras.Variable, axis: int
+    ) -> np.ndarray:
         """The slots that a variable's axis makes, the same at every call."""
         key = (id(variable), axis)
         if key not in self.bindings:
@@ -53,7 +65,14 @@ class Notes:
             self.bindings[key] = Binding(layer, variable, axis, slots, "out")
         return self.bindings[key].slots
 
-    def bind(self, layer, variable, axis: int, slots, role="through") -> None:
+    def bind(
+        self,
+        layer: Any,
+        variable: keras.Variable | None,
+        axis: int,
+        slots: np.ndarray,
+        role: str = "through",
+    ) -> None:
         """Ties a variable's axis to slots; `None` as variable is no harm."""
         if variable is None:
             return
@@ -70,7 +89,7 @@ class Notes:
         else:
             self.bindings[key] = Binding(layer, variable, axis, slots, role)
 
-    def hold(self, layer, owner, place) -> None:
+    def hold(self, layer: Any, owner: Any, place: int | str | tuple) -> None:
         """Says that a call needs an axis or a number in its full length.
 
         What another call of the same layer has along it stays too, then.
@@ -84,7 +103,9 @@ class Notes:
         """
         self.held.append((layer, owner, place))
 
-    def sum_over(self, layer, channels: Channels, reason="") -> None:
+    def sum_over(
+        self, layer: Any, channels: Channels, reason: str = ""
+    ) -> None:
         """Says that a call mixes channels without weights.
 
         A sum, a mean square, a product of two tensors: exact only if what
@@ -104,7 +125,13 @@ class Notes:
                 f"'{layer.name}' sums over it, and masked it is not 0",
             )
 
-    def resize(self, layer, key, slots, new=None) -> None:
+    def resize(
+        self,
+        layer: Any,
+        key: str | tuple,
+        slots: np.ndarray,
+        new: Callable[[Any, np.ndarray], Any] | None = None,
+    ) -> None:
         """Says that something in a config changes with these slots.
 
         Args:
@@ -120,7 +147,13 @@ class Notes:
         known, _ = self.configs.setdefault((id(layer), key), (slots, new))
         self.table.tie(known, slots)
 
-    def rescale(self, layer, variable, slots, factor) -> None:
+    def rescale(
+        self,
+        layer: Any,
+        variable: keras.Variable | None,
+        slots: np.ndarray,
+        factor: Callable[[int, int], float],
+    ) -> None:
         """Says that a variable's values are multiplied when slots go.
 
         Args:
@@ -132,7 +165,7 @@ class Notes:
         if variable is not None:
             self.scales.setdefault(id(variable), (slots, factor))
 
-    def pad(self, layer, slots, like: Tensor) -> None:
+    def pad(self, layer: Any, slots: np.ndarray, like: Tensor) -> None:
         """Says that a layer sees zeros where these slots go.
 
         In the rebuilt model it stands between a pad of its last axis and a
@@ -153,7 +186,12 @@ class Notes:
             reason = f"'{layer.name}' takes tensors of several ranks or dtypes"
             self.table.freeze(slots, reason)
 
-    def edit(self, call: LayerCall, slots, change) -> None:
+    def edit(
+        self,
+        call: LayerCall,
+        slots: np.ndarray,
+        change: Callable[[tuple, dict, np.ndarray], tuple],
+    ) -> None:
         """Says that the arguments of a call change with these slots.
 
         Args:
@@ -192,7 +230,7 @@ class Notes:
             if axis != but:
                 self.table.freeze(channels.slots, reason)
 
-    def keep(self, layer, reason: str) -> None:
+    def keep(self, layer: Any, reason: str) -> None:
         """Says that all channels which a layer makes stay, and why.
 
         Args:
@@ -204,7 +242,9 @@ class Notes:
                 slots = self.produce(layer, kernel, len(kernel.shape) - 1)
                 self.table.freeze(slots, reason)
 
-    def refuse(self, layer, tensors, reason: str) -> None:
+    def refuse(
+        self, layer: Any, tensors: Iterable[Tensor], reason: str
+    ) -> None:
         """Says that nothing is cut of what a call reads and makes, and why.
 
         Args:
@@ -230,7 +270,7 @@ class Notes:
                 reason = f"'{layer.name}' makes no channels that can be cut"
                 self.keep(layer, reason)
 
-    def merge(self, operation, outputs: list[Axes]) -> None:
+    def merge(self, operation: Any, outputs: list[Axes]) -> None:
         """Says that an operation makes these outputs of several tensors."""
         slots = [c.slots for axes in outputs for c in axes.values()]
         if slots:

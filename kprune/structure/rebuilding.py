@@ -1,7 +1,6 @@
 """Building a model again, layer by layer, with other layers in place."""
 
 import itertools
-import tempfile
 import warnings
 
 import keras
@@ -9,104 +8,19 @@ from keras import ops
 
 from kprune import keras_internals
 from kprune.prunable import unwrapped
-from kprune.structure.functions import config_with_functions
-
-# They keep a vocabulary.
-LOOKUPS = (
-    keras.layers.IntegerLookup,
-    keras.layers.StringLookup,
-    keras.layers.TextVectorization,
+from kprune.structure.cloning import (
+    cannot_be_made_again,
+    clone_operation,
+    freeze_as,
+    parts,
 )
-
-
-def clone(layer, config: dict | None = None):
-    """A new layer like `layer`, not built and without its weights.
-
-    Args:
-        layer: A Keras layer.
-        config: Dict of what is to differ in its config.
-
-    Returns:
-        The new layer; the same one if it is of a subclass of Lambda, which
-        can be made from anything.
-    """
-    if type(layer) is keras.layers.Lambda:
-        return _clone_lambda(layer)
-    if isinstance(layer, keras.layers.Lambda):
-        return layer
-    whole = config_with_functions(layer)
-    new = type(layer).from_config(_unbuilt({**whole, **(config or {})}))
-    if isinstance(layer, LOOKUPS) and layer.get_vocabulary(
-        include_special_tokens=False
-    ):
-        # A vocabulary that was learned is in no config.
-        with tempfile.TemporaryDirectory() as folder:
-            layer.save_assets(folder)
-            new.load_assets(folder)
-    return new
-
-
-def _clone_lambda(layer):
-    """A new Lambda, whose functions cannot be read from a config."""
-    return keras.layers.Lambda(
-        layer.function,
-        output_shape=keras_internals.lambda_output_shape(layer),
-        mask=layer.mask,
-        arguments=layer.arguments,
-        **keras.layers.Layer.get_config(layer),
-    )
-
-
-def _clone_operation(operation):
-    """A new operation like one that is no layer, in no graph yet.
-
-    One operation in the graphs of two models would keep the weights of the
-    one in memory as long as the other lives.
-    """
-    new = object.__new__(type(operation))
-    vars(new).update(vars(operation))
-    keras.Operation.__init__(new, name=operation.name)
-    return new
-
-
-def _unbuilt(config):
-    """A config without the shapes that layers in it were built with."""
-    if isinstance(config, dict):
-        is_layer = "class_name" in config
-        return {
-            key: _unbuilt(value)
-            for key, value in config.items()
-            if not (is_layer and key == "build_config")
-        }
-    if isinstance(config, list):
-        return [_unbuilt(item) for item in config]
-    return config
-
-
-def padded(layer, width: int, new_width: int, rank: int, dtype: str):
-    """A model in which a layer sees zeros where channels went.
-
-    Args:
-        layer: A layer that is not built, whose output has the shape of its
-            input and whose weights are those of the old width.
-        width: Integer: the length of the last axis that the layer gets.
-        new_width: Integer: the length that the model takes and returns.
-        rank: Integer: the rank of its input, the batch axis included.
-        dtype: String: the dtype of its input.
-
-    Returns:
-        `keras.Model` of the layer's name: pad, the layer, slice.
-    """
-    inputs = keras.Input((None,) * (rank - 2) + (new_width,), dtype=dtype)
-    grown = [(0, 0)] * (rank - 1) + [(0, width - new_width)]
-    outputs = layer(ops.pad(inputs, grown))[..., :new_width]
-    return keras.Model(inputs, outputs, name=layer.name)
 
 
 class Rebuilder:
     """Rebuilds models with `replace(layer)` in place of each layer.
 
-    A layer or nested model that is used in several places is rebuilt once.
+    A layer or nested model that is used in several places, or that other
+    layers hold, is rebuilt once.
 
     Args:
         replace: Callable from a layer to a new one that is not built.
@@ -126,7 +40,11 @@ class Rebuilder:
         self._replace = replace
         self._new_config = new_config
         self._new_arguments = new_arguments
+        # What is called in place of an operation,
         self._new = {}
+        # and the new layer for each old one, without wrappers, held ones too.
+        self._made = {}
+        self._models = []
         self._replaced = []
 
     def rebuild(self, model, inputs: list | None = None):
@@ -154,27 +72,30 @@ class Rebuilder:
         if isinstance(model, keras.Sequential):
             return self._sequential(model, new_inputs)
         values = dict(zip(map(id, model.inputs), new_inputs))
-        names = set()
+        fresh: list = []
         for call in keras_internals.calls(model):
             tensors = [values[id(tensor)] for tensor in call.inputs]
             args, kwargs = self._new_arguments(call, *call.fill_in(values))
-            outputs = self._operation(call.operation, tensors, names)(
-                *args, **kwargs
-            )
+            new = self._operation(call.operation, tensors, fresh)
+            outputs = new(*args, **kwargs)
             for old, new in zip(call.outputs, keras.tree.flatten(outputs)):
                 values[id(old)] = new
 
         def new_tensor(old):
             return values[id(old)]
 
-        return keras.Model(
-            keras.tree.map_structure(
-                new_tensor, keras_internals.inputs_struct(model)
+        _number_names(fresh)
+        return self._model_made(
+            model,
+            keras.Model(
+                keras.tree.map_structure(
+                    new_tensor, keras_internals.inputs_struct(model)
+                ),
+                keras.tree.map_structure(
+                    new_tensor, keras_internals.outputs_struct(model)
+                ),
+                name=model.name,
             ),
-            keras.tree.map_structure(
-                new_tensor, keras_internals.outputs_struct(model)
-            ),
-            name=model.name,
         )
 
     def copy_weights(self, value=ops.convert_to_numpy) -> None:
@@ -185,58 +106,149 @@ class Rebuilder:
                 the new layer's variable gets.
 
         Raises:
-            ValueError: If a shape does not fit, with the variable's name.
+            ValueError: If a shape does not fit, with the variable's name, or
+                if two layers shared a variable and do not any more.
         """
+        targets: dict = {}
+        sources: dict = {}
         for old, new in self._replaced:
-            targets = unwrapped(new).weights
-            sources = unwrapped(old).weights
-            for source, target in zip(sources, targets, strict=True):
+            old, new = _with_equal_weights(old, new)
+            if len(old.weights) != len(new.weights):
+                problem = (
+                    f"it had {len(old.weights)} weights, and the one made "
+                    f"again has {len(new.weights)}"
+                )
+                raise ValueError(cannot_be_made_again(old, problem))
+            for source, target in zip(old.weights, new.weights):
+                # One variable stays one variable, and two stay two.
+                if (
+                    targets.setdefault(id(source), target) is not target
+                    or sources.setdefault(id(target), source) is not source
+                ):
+                    raise ValueError(_shared_otherwise(old, source))
                 array = value(source)
                 if tuple(array.shape) != tuple(target.shape):
-                    raise ValueError(
-                        f"'{source.path}' was to become {array.shape}, but "
-                        f"the rebuilt layer '{new.name}' has "
-                        f"{tuple(target.shape)}. The rule of "
-                        f"{type(unwrapped(old)).__name__} does not say all "
-                        "that changes with its channels."
-                    )
+                    raise ValueError(_misfit(old, source, array, target))
                 target.assign(array)
-            if isinstance(new, keras.layers.Normalization) and targets:
+            if isinstance(new, keras.layers.Normalization) and new.weights:
                 new.finalize_state()
+        # Outer ones first: it is passed on to all that is inside.
+        for old, new in reversed(self._models):
+            new.trainable = old.trainable
+        for old, new in self._replaced:
+            new.trainable = old.trainable
+            freeze_as(*_with_equal_weights(old, new))
 
-    def _sequential(self, model, new_inputs):
+    def _sequential(self, model, new_inputs) -> keras.Model:
         (tensor,) = new_inputs
-        rebuilt = []
-        names = set()
+        rebuilt: list = []
+        fresh: list = []
         for layer in model.layers:
-            rebuilt.append(self._operation(layer, [tensor], names))
+            rebuilt.append(self._operation(layer, [tensor], fresh))
             tensor = rebuilt[-1](tensor)
-        return keras.Sequential([*new_inputs, *rebuilt], name=model.name)
+        _number_names(fresh)
+        return self._model_made(
+            model,
+            keras.Sequential([*new_inputs, *rebuilt], name=model.name),
+        )
 
-    def _operation(self, operation, tensors, names):
-        """What stands in the place of an operation in the new model."""
+    def _model_made(self, old, new):
+        self._models.append((old, new))
+        self._made[id(old)] = new
+        return new
+
+    def _operation(self, operation, tensors, fresh):
+        """What stands in the place of an operation in the new model.
+
+        Args:
+            operation: The old operation.
+            tensors: List of the symbolic tensors that it is called with.
+            fresh: List that a layer made here is appended to.
+        """
         if id(operation) not in self._new:
-            if keras_internals.has_graph(operation):
-                new = self.rebuild(operation, tensors)
-            elif isinstance(operation, keras.layers.Layer):
-                new = self._replace(operation)
-                if new is not operation:
-                    new.name = _unused(new.name, names)
-                names.add(new.name)
-                self._replaced.append((operation, new))
-            elif changes := self._new_config(operation):
-                config = {**operation.get_config(), **changes}
-                new = type(operation).from_config(config)
-            else:
-                new = _clone_operation(operation)
-            self._new[id(operation)] = new
+            new = self._new[id(operation)] = self._rebuilt(operation, tensors)
+            if isinstance(new, keras.layers.Layer) and new is not operation:
+                fresh.append(new)
         return self._new[id(operation)]
 
+    def _rebuilt(self, operation, tensors):
+        if isinstance(operation, keras.layers.Layer):
+            old = unwrapped(operation)
+            new = self._made.get(id(old))
+            if new is None and keras_internals.has_graph(operation):
+                return self.rebuild(operation, tensors)
+            if new is None:
+                new = self._replace(operation)
+                keras_internals.share_scope(new, old)
+                self._keep_sharing(old, unwrapped(new))
+            self._replaced.append((operation, new))
+            return new
+        if changes := self._new_config(operation):
+            config = {**operation.get_config(), **changes}
+            return type(operation).from_config(config)
+        return clone_operation(operation)
 
-def _unused(name: str, names: set) -> str:
-    """The name, numbered if taken: a flattened model has several scopes."""
-    numbered = (f"{name}_{index}" for index in itertools.count(1))
-    return next(n for n in itertools.chain([name], numbered) if n not in names)
+    def _keep_sharing(self, old, new):
+        """Lets a layer hold what stands for the layers that the old one held.
+
+        The config that it was made from has copies of them.
+        """
+        if new is old:
+            return
+        keras_internals.share_scope(new, old)
+        self._made[id(old)] = new
+        copies = {}
+        for held, copy in parts(old, new):
+            made = self._made.setdefault(id(held), copy)
+            if made is not copy:
+                copies[copy] = made
+        if copies:
+            keras_internals.replace_layers(new, copies)
+
+
+def _number_names(new_layers) -> None:
+    """Numbers names that are taken: a flattened model has several scopes.
+
+    After they were called, so that their variables keep the paths.
+    """
+    names = set()
+    for layer in new_layers:
+        numbered = (f"{layer.name}_{index}" for index in itertools.count(1))
+        candidates = itertools.chain([layer.name], numbered)
+        name = next(name for name in candidates if name not in names)
+        names.add(name)
+        if name != layer.name:
+            layer.name = unwrapped(layer).name = name
+
+
+def _with_equal_weights(old, new) -> tuple:
+    """Both with their masks if both have them, else both without."""
+    if unwrapped(old) is not old and unwrapped(new) is not new:
+        return old, new
+    return unwrapped(old), unwrapped(new)
+
+
+def _misfit(old, source, array, target) -> str:
+    if array.shape == tuple(source.shape):
+        return cannot_be_made_again(
+            old,
+            f"'{source.path}' has the shape {array.shape}, and that of the "
+            f"one made again {tuple(target.shape)}",
+        )
+    return (
+        f"'{source.path}' was to become {array.shape}, but the rebuilt layer "
+        f"'{old.name}' has {tuple(target.shape)}. The rule of "
+        f"{type(old).__name__} does not say all that changes with its channels."
+    )
+
+
+def _shared_otherwise(layer, variable) -> str:
+    return (
+        f"Layer '{layer.name}' shares '{variable.path}' with another layer in "
+        "one of the two models and not in the other, since what they hold in "
+        "common was not found among their attributes. Set it on each of them, "
+        "as `self.shared = shared`, or within a list or dict."
+    )
 
 
 def _new_input(old, like):

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import inspect
+from typing import Any
 
 import keras
 import numpy as np
@@ -54,7 +55,7 @@ class LayerCall:
     [(None, 5)]
     """
 
-    layer: object
+    layer: Any
     args: tuple
     kwargs: dict
     output_shapes: tuple
@@ -80,8 +81,9 @@ class LayerCall:
         return self._split[1]
 
     @functools.cached_property
-    def _split(self) -> tuple[tuple, tuple]:
-        inputs, masks = [], []
+    def _split(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        inputs: list[Tensor] = []
+        masks: list[Tensor] = []
         signature = inspect.signature(self.layer.call)
         first = next(iter(signature.parameters))
         named = self.named()
@@ -113,8 +115,8 @@ class Binding:
             them, `"through"` where it goes along (norms, depthwise kernels).
     """
 
-    layer: object
-    variable: object
+    layer: Any
+    variable: keras.Variable
     axis: int
     slots: np.ndarray
     role: str
@@ -136,13 +138,13 @@ class Reading:
             `None`.
     """
 
-    layer: object
-    variable: object
+    layer: Any
+    variable: keras.Variable
     in_axis: int
     channels: Channels
     out_slots: np.ndarray
     linked: np.ndarray
-    bias: object
+    bias: keras.Variable | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +157,7 @@ class Merge:
         after: Integer. How many bindings were written down before.
     """
 
-    layer: object
+    layer: Any
     slots: np.ndarray
     after: int
 
@@ -171,6 +173,6 @@ class Sum:
             user can set, or empty.
     """
 
-    layer: object
+    layer: Any
     channels: Channels
     reason: str

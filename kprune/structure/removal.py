@@ -5,13 +5,10 @@ import numpy as np
 
 from kprune.prunable import PrunableWeight, prunable_layers, unwrapped
 from kprune.structure import flattening
+from kprune.structure.cloning import clone, padded
 from kprune.structure.functions import config_with_functions
 from kprune.structure.graph import readable
-from kprune.structure.rebuilding import (
-    Rebuilder,
-    clone,
-    padded,
-)
+from kprune.structure.rebuilding import Rebuilder
 from kprune.structure.records import Reading
 from kprune.structure.walk import Walk
 
@@ -93,7 +90,7 @@ class Removal:
         model: A built Sequential or Functional model.
     """
 
-    def __init__(self, model):
+    def __init__(self, model: keras.Model):
         self._walk = Walk(model, weigh=True)
         self._groups = self._walk.table.solve()
         readings = self._walk.readings
@@ -193,9 +190,10 @@ class Removal:
 
     def new_arguments(self, call, args, kwargs) -> tuple:
         """The arguments of a call in the smaller model."""
-        slots, change = self._walk.edits.get(
-            id(call.outputs[0]), (np.zeros(0, int), None)
-        )
+        edit = self._walk.edits.get(id(call.outputs[0]))
+        if edit is None:
+            return args, kwargs
+        slots, change = edit
         keep = self._keep[slots]
         return (args, kwargs) if keep.all() else change(args, kwargs, keep)
 

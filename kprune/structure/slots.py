@@ -66,10 +66,10 @@ def concatenate(parts: list[Channels]) -> Channels:
 class SlotTable:
     """Hands out slots and collects what ties and freezes them."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.size = 0
-        self._ties = []
-        self._freezes = []
+        self._ties: list[tuple[np.ndarray, np.ndarray]] = []
+        self._freezes: list[tuple[np.ndarray, str]] = []
 
     def fresh(self, length: int) -> np.ndarray:
         """Makes `length` new slots."""

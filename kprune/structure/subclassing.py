@@ -1,12 +1,11 @@
 """Subclassed models that have no graph: their layers without wrappers."""
 
-import inspect
-
 import keras
 
 from kprune import keras_internals
 from kprune.keras_internals import sublayers
 from kprune.prunable import prunable_layers
+from kprune.structure.cloning import freeze_as, made_again
 
 
 def unwrap(model: keras.Model, value) -> keras.Model:
@@ -37,6 +36,7 @@ def unwrap(model: keras.Model, value) -> keras.Model:
         )
     for source, target in zip(model.weights, plain.weights):
         target.assign(value(source))
+    freeze_as(model, plain)
     wrapped = prunable_layers(plain)
     keras_internals.replace_layers(
         plain, {layer: layer.layer for layer in wrapped}
@@ -45,18 +45,8 @@ def unwrap(model: keras.Model, value) -> keras.Model:
 
 
 def _made_from_config(model) -> keras.Model:
-    kind = type(model)
-    parameters = inspect.signature(kind.__init__).parameters.values()
-    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    names = {parameter.name for parameter in parameters}
     try:
-        config = {
-            name: argument
-            for name, argument in model.get_config().items()
-            # Keras adds its own, which not every constructor takes.
-            if takes_all or name in names
-        }
-        return kind.from_config(config)
+        return made_again(model)
     except (TypeError, NotImplementedError) as error:
         raise ValueError(_no_config(model, error)) from error
 

@@ -1,5 +1,8 @@
 """What rules call to say how channels go through a layer."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import keras
 import numpy as np
 
@@ -7,7 +10,7 @@ from kprune import weights
 from kprune.prunable import owners, prunable_layers
 from kprune.structure.following import Follower
 from kprune.structure.notes import Notes
-from kprune.structure.records import Reading
+from kprune.structure.records import Axes, Reading
 from kprune.structure.slots import Channels, unknown
 
 
@@ -39,11 +42,13 @@ class Walk(Notes):
     ```
     """
 
-    def __init__(self, model, weigh: bool, pad_layer_norm: bool = False):
+    def __init__(
+        self, model: keras.Model, weigh: bool, pad_layer_norm: bool = False
+    ):
         super().__init__(weigh)
         self.pad_layer_norm = pad_layer_norm
-        self.spans = {}
-        self.masks = {}
+        self.spans: dict[int, np.ndarray] = {}
+        self.masks: dict[int, Any] = {}
         self._has_masks = bool(prunable_layers(model))
         self._owners = owners(model)
         Follower(self).follow_all(model)
@@ -52,12 +57,19 @@ class Walk(Notes):
 
     # What rules call, beside what `Notes` has.
 
-    def value(self, variable) -> np.ndarray:
+    def value(self, variable: keras.Variable) -> np.ndarray:
         """The weights that count: masked ones are 0."""
         return weights.masked_value(variable, self.masks.get(id(variable)))
 
     def contract(
-        self, layer, kernel, in_axis, out_axis, channels, bias, folds
+        self,
+        layer: Any,
+        kernel: keras.Variable,
+        in_axis: int,
+        out_axis: int,
+        channels: Channels | None,
+        bias: keras.Variable | None,
+        folds: bool,
     ) -> Channels:
         """Reads channels with a kernel and makes those of its output.
 
@@ -103,7 +115,15 @@ class Walk(Notes):
         constants[linked[varying].any(axis=0)] = np.nan
         return Channels(slots, constants)
 
-    def project(self, layer, kernel, reads, makes, bias, bias_axes) -> dict:
+    def project(
+        self,
+        layer: Any,
+        kernel: keras.Variable,
+        reads: Mapping[int, Channels | None],
+        makes: Sequence[int],
+        bias: keras.Variable | None,
+        bias_axes: Mapping[int, int],
+    ) -> Axes:
         """As `contract`, for kernels that sum over or make several axes.
 
         Args:
@@ -145,11 +165,11 @@ class Walk(Notes):
                     made[makes[0]],
                     _any(filled, (axis, makes[0])),
                 )
-        bias_filled = None if bias is None else self.value(bias) != 0
         outputs = {}
         for axis, slots in made.items():
             varies = _any(filled, (axis,))
             if bias is not None:
+                bias_filled = self.value(bias) != 0
                 varies |= (
                     _any(bias_filled, (bias_axes[axis],))
                     if axis in bias_axes
@@ -158,7 +178,15 @@ class Walk(Notes):
             outputs[axis] = Channels(slots, np.where(varies, np.nan, 0.0))
         return outputs
 
-    def read(self, layer, kernel, axis, channels, out_slots, linked) -> None:
+    def read(
+        self,
+        layer: Any,
+        kernel: keras.Variable,
+        axis: int,
+        channels: Channels,
+        out_slots: np.ndarray,
+        linked: np.ndarray,
+    ) -> None:
         """Says that a kernel sums over channels, `Reading` by `Reading`.
 
         Args:
@@ -174,7 +202,7 @@ class Walk(Notes):
             Reading(layer, kernel, axis, channels, out_slots, linked, None)
         )
 
-    def look_up(self, layer, table, axis: int) -> Channels:
+    def look_up(self, layer: Any, table: keras.Variable, axis: int) -> Channels:
         """The channels that rows of a table have along its other axis.
 
         Args:
@@ -193,7 +221,9 @@ class Walk(Notes):
         same = (value == value[0]).all(axis=0)
         return Channels(slots, np.where(same, value[0], np.nan))
 
-    def once_masked(self, kernel, slots) -> Channels:
+    def once_masked(
+        self, kernel: keras.Variable, slots: np.ndarray
+    ) -> Channels:
         """What a kernel makes of slots whose units are masked: zeros.
 
         Unless the model has masks, and this kernel has none.
@@ -202,7 +232,7 @@ class Walk(Notes):
             return Channels(slots, unknown(len(slots)))
         return Channels(slots, np.zeros(len(slots)))
 
-    def refusal(self, layer) -> str | None:
+    def refusal(self, layer: Any) -> str | None:
         """Why a layer whose kind has a rule is not cut all the same.
 
         Args:

@@ -34,10 +34,10 @@ def check_graph(graph) -> None:
     places = range(len(graph.tensors))
     if not all(i in places for i in (*graph.inputs, *graph.outputs)):
         raise IndexError("an input or output of the model is not there")
-    later = [index for o in graph.operators for index in o.outputs]
-    if len(set(later)) < len(later):
+    computed = [index for o in graph.operators for index in o.outputs]
+    later = set(computed)
+    if len(later) < len(computed):
         raise ValueError("two operators compute the same tensor")
-    later = set(later)
     for operator in graph.operators:
         kind, inputs = operator.kind, operator.inputs
         used = (*(i for i in inputs if i != -1), *operator.outputs)

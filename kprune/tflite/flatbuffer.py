@@ -6,6 +6,7 @@ import functools
 import math
 import os
 import struct
+from typing import Any, cast
 
 import numpy as np
 
@@ -78,27 +79,27 @@ class Tensor:
     def zeros(self) -> int:
         """Integer. How many numbers of a parameter stand for exactly 0."""
         stored = self.stored
-        zero = self.zero_points
-        if zero.size > 1 and not self.is_sparse:
+        points = self.zero_points
+        zero: np.ndarray | int = 0
+        if points.size > 1 and not self.is_sparse:
             shape = [1] * len(self.shape)
             shape[self.quantized_axis] = -1
-            stored, zero = stored.reshape(self.shape), zero.reshape(shape)
-        elif zero.size > 0:
-            zero = zero.flat[0]
-        else:
-            zero = 0
+            stored, zero = stored.reshape(self.shape), points.reshape(shape)
+        elif points.size > 0:
+            zero = points.flat[0]
         return self.size - int(np.count_nonzero(stored != zero))
 
     @property
     def stored(self) -> np.ndarray:
         """Array of the numbers that the file holds, flat, as integers if they
-        are quantized."""
+        are quantized; of constants only."""
+        data = cast(np.ndarray, self.data)
         if self.type == "INT4":  # two in a byte, the first one low
-            halves = np.stack([self.data & 15, self.data >> 4], axis=-1)
+            halves = np.stack([data & 15, data >> 4], axis=-1)
             return (halves.ravel()[: self.size].astype(np.int8) ^ 8) - 8
         if self.type == "BFLOAT16":  # without the sign, as -0 is 0
-            return self.data.view(np.uint16) & 0x7FFF
-        return self.data.view({**_FLOATS, **_QUANTIZED}[self.type])
+            return data.view(np.uint16) & 0x7FFF
+        return data.view({**_FLOATS, **_QUANTIZED}[self.type])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -116,7 +117,7 @@ class Operator:
     kind: str
     inputs: tuple
     outputs: tuple
-    options: object
+    options: Any
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -119,10 +119,13 @@ def macs(graphs: tuple[Graph, ...]) -> int | None:
 
 def _graph_macs(graph, graphs) -> int | None:
     known = _of_known_shape(graph, graph is graphs[0])
-    counts = [
-        _macs(operator, graph, known, graphs) for operator in graph.operators
-    ]
-    return None if None in counts else sum(counts)
+    total = 0
+    for operator in graph.operators:
+        count = _macs(operator, graph, known, graphs)
+        if count is None:
+            return None
+        total += count
+    return total
 
 
 def _of_known_shape(graph, is_main) -> set[int]:
@@ -169,7 +172,7 @@ def _macs(operator: Operator, graph: Graph, known, graphs) -> int | None:
         steps = _steps(operator, graph, graphs)
         body = graphs[operator.options.bodySubgraphIndex]
         inner = _graph_macs(body, graphs)
-        return None if None in (steps, inner) else steps * inner
+        return None if steps is None or inner is None else steps * inner
     if not operator.outputs:  # it only has an effect
         return 0
     # Each element of the one meets these axes of the other.

@@ -114,7 +114,7 @@ def _check(graph, end, reasons) -> SparseInferenceCheck:
     members, excluded = _members(graph, end, reasons)
     if excluded:
         order = {operator: i for i, operator in enumerate(graph.operators)}
-        operator = min(excluded, key=order.get)
+        operator = min(excluded, key=order.__getitem__)
         return _no(graph, operator, excluded[operator])
     kernels = {
         operator: graph.constant(operator.inputs[1])

@@ -88,7 +88,7 @@ class _Nodes:
 
     def _reads(self, operator) -> list[int]:
         """The tensors that an operator reads, without constants."""
-        found = {}
+        found: dict[int, None] = {}
         for index in sparse_rules.computed(operator, self.graph):
             producer = self.graph.producers.get(index)
             if producer is not None and self._is_fused(producer):
@@ -138,7 +138,7 @@ class _Pieces:
         # The last operator of the piece that each one is in.
         self._last = {operator: operator for operator in nodes.operators}
         self._order = {o: number for number, o in enumerate(nodes.operators)}
-        self._excluded = set()
+        self._excluded: set[Operator] = set()
         self._begins = self._grow()
 
     def leaks(self) -> Iterator[tuple[Operator, str]]:
@@ -185,12 +185,16 @@ class _Pieces:
         is_new = False
         for index in self._nodes.reads[operator]:
             producer = self._nodes.graph.producers.get(index)
-            if self._is_outside(index) or not self._gives(producer):
+            if (
+                producer is None
+                or self._is_outside(index)
+                or not self._gives(producer)
+            ):
                 self._excluded.add(operator)
                 continue
             lasts = (self._last[producer], self._last[operator])
             if lasts[0] is not lasts[1]:
-                last = max(lasts, key=self._order.get)
+                last = max(lasts, key=self._order.__getitem__)
                 self._last[producer] = self._last[operator] = last
                 is_new = True
         return is_new
@@ -224,8 +228,8 @@ class _Pieces:
                 is_output = index in nodes.graph.outputs
                 if counts[index] != len(nodes.readers[index]) + is_output:
                     self._excluded.add(self._last[operator])
-        weights = collections.Counter()
-        zeros = collections.Counter()
+        weights: collections.Counter[Operator] = collections.Counter()
+        zeros: collections.Counter[Operator] = collections.Counter()
         for operator in self._remaining():
             size, missing = nodes.counts.get(operator, (0, 0))
             weights[self._last[operator]] += size

@@ -73,7 +73,7 @@ def test_reasons():
             kprune.PrunableDense(2, granularity="filter", name="logits"),
         ]
     )
-    model.get_layer("prunable_frozen").trainable = False
+    model.get_layer("frozen").trainable = False
     norm = model.get_layer("norm")
     norm.moving_mean.assign(np.full(4, -0.5))
     kprune.prune(model, 0.5)

@@ -6,6 +6,7 @@ import numpy as np
 from keras import layers
 
 from kprune import keras_internals
+from kprune.structure.records import Axes
 from kprune.structure.rules.arguments import operand
 from kprune.structure.rules.registry import register_rule
 from kprune.structure.slots import Channels, unknown
@@ -198,10 +199,9 @@ def _freeze_masked(walk, call, heads, attention_axes: int) -> None:
 
 def _variables(walk, parts) -> tuple[dict, dict]:
     """The kernels and the biases of the projections."""
-    return tuple(
-        {part: walk.variable(sub, name) for part, sub in parts.items()}
-        for name in ("kernel", "bias")
-    )
+    kernels = {p: walk.variable(sub, "kernel") for p, sub in parts.items()}
+    biases = {p: walk.variable(sub, "bias") for p, sub in parts.items()}
+    return kernels, biases
 
 
 def _project(walk, layer, parts, axes, attended) -> dict:
@@ -209,7 +209,7 @@ def _project(walk, layer, parts, axes, attended) -> dict:
     query, key, value = attended
     read = {"query": query, "key": key, "gate": query, "value": value}
     kernels, biases = _variables(walk, parts)
-    made = None
+    made: Axes = {}
     for part in ("query", "key", "gate", "value"):
         if part not in parts:
             continue

@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 
-from kprune.structure.records import Tensor
+from kprune.structure.records import Axes, Tensor
 from kprune.structure.rules.arguments import operand, replaced
 from kprune.structure.slots import Channels, unknown
 
@@ -63,7 +63,8 @@ def merge(walk, call, operands: dict, combine) -> dict:
         The axes behind it.
     """
     rank = len(call.output_shapes[0])
-    axes, cuts = {}, []
+    axes: Axes = {}
+    cuts: list[tuple[str, int, np.ndarray]] = []
     for axis in range(rank):
         channels = merge_axis(walk, call, operands, axis, combine, cuts)
         if channels is not None:
@@ -145,7 +146,7 @@ def _constants(part, length: int) -> np.ndarray:
 
 def _cut_arrays(call, operands, cuts, args, kwargs, keep) -> tuple:
     """The arguments with the arrays cut that lie along what is cut."""
-    new = {}
+    new: dict[str, np.ndarray] = {}
     for name, axis, slots in cuts:
         along, keep = keep[: len(slots)], keep[len(slots) :]
         array = new.get(name, operands[name])

@@ -29,7 +29,7 @@ def contract(walk, call, operands: list, labels: list, output: list) -> dict:
     Returns:
         The axes of the result.
     """
-    places = {}
+    places: dict[object, list[tuple]] = {}
     for each, own in zip(operands, labels):
         if len(set(own)) < len(own):
             for tensor in call.inputs:

@@ -130,7 +130,7 @@ def split(walk, call):
     return parts
 
 
-def _new_bounds(bounds, old, keep) -> list:
+def _new_bounds(bounds, old, keep) -> list[int] | int:
     """Where the parts start in what is kept; they may differ in length."""
     # One part that is all has no bounds, and TensorFlow takes no empty list.
     return [int(keep[:bound].sum()) for bound in bounds] or 1

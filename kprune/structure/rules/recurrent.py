@@ -129,7 +129,7 @@ def _stays_zero(walk, layer, channels, starts_at_zero, function) -> np.ndarray:
     moved = _linked(walk, kernel)[:, candidate]
     if channels is not None:
         moved = moved[channels.constants != 0]
-    moved = moved.any(axis=0)
+    moved = np.any(moved, axis=0)
     bias = walk.variable(layer, "bias")
     if bias is not None:
         value = walk.value(bias)[..., candidate].reshape(-1, units)

@@ -8,14 +8,19 @@ An operation without a rule freezes what it reads: never a guess.
 """
 
 import itertools
+from collections.abc import Callable
 
-_RULES = {}
+from kprune.structure.records import Axes
+
+Rule = Callable[..., list[Axes]]
+
+_RULES: dict[type, Rule] = {}
 
 # What a subclass may define anew and still compute the same.
 _ALWAYS_OWN = {"from_config", "get_config"}
 
 
-def register_rule(*kinds):
+def register_rule(*kinds: type) -> Callable[[Rule], Rule]:
     """Registers a rule for classes of layers or operations.
 
     The rule holds for subclasses too, unless they have methods of their own
@@ -49,7 +54,7 @@ def register_rule(*kinds):
     True
     """
 
-    def register(rule):
+    def register(rule: Rule) -> Rule:
         for kind in kinds:
             _RULES[kind] = rule
         return rule
@@ -57,7 +62,7 @@ def register_rule(*kinds):
     return register
 
 
-def rule_for(operation):
+def rule_for(operation) -> Rule | None:
     """The rule of an operation, `None` where there is none.
 
     Args:

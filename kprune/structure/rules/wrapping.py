@@ -108,9 +108,9 @@ def delegate(walk, holder, call: LayerCall, path: tuple) -> list:
     """
     inner = call.layer
     rule = rule_for(inner)
-    refusal = walk.refusal(inner) if rule else no_rule(inner)
-    if refusal is not None:
-        walk.refuse(holder, call.inputs, refusal)
+    refusal = None if rule is None else walk.refusal(inner)
+    if rule is None or refusal is not None:
+        walk.refuse(holder, call.inputs, refusal or no_rule(inner))
         return [{} for _ in call.output_shapes]
     known = set(walk.bindings)
     outputs = rule(walk, call)
