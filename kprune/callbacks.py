@@ -11,9 +11,10 @@ from kprune.allocations import Allocation
 from kprune.criteria import Criterion
 from kprune.granularities import Granularity
 from kprune.progress import Clock, Pruner, apply_masks
-from kprune.prunable import masked_share, sparsity, trainable_layers
+from kprune.prunable import masked_share, sparsity
 from kprune.schedules import Schedule
 from kprune.weights import to_numpy
+from kprune.wrappers import trainable_layers
 
 
 class PruningScheduler(keras.callbacks.Callback):

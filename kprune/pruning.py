@@ -22,12 +22,7 @@ from kprune.criteria import Criterion
 from kprune.granularities import Granularity
 from kprune.layers import PrunableLayer
 from kprune.observing import requests
-from kprune.prunable import (
-    PrunableWeight,
-    prunable_layers,
-    trainable_layers,
-    weights_of,
-)
+from kprune.prunable import PrunableWeight, prunable_layers, weights_of
 from kprune.ranking import removed_count
 from kprune.scoring import LazyScores, Scorer
 from kprune.structure import groups
@@ -36,6 +31,7 @@ from kprune.structure.graph import (
     channel_graph,
     readable_or_none,
 )
+from kprune.wrappers import trainable_layers
 
 # From (id of a variable, axis) to a boolean array: which slices stay.
 Slices = dict[tuple[int, int], np.ndarray]

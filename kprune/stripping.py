@@ -2,18 +2,14 @@
 
 import keras
 
-from kprune.prunable import (
-    check_wrappers,
-    masks_of,
-    prunable_layers,
-    unwrapped,
-)
+from kprune.prunable import masks_of, prunable_layers, unwrapped
 from kprune.structure import flattening, subclassing
 from kprune.structure.cloning import clone
 from kprune.structure.graph import readable
 from kprune.structure.rebuilding import Rebuilder
 from kprune.structure.removal import remove_unused
 from kprune.weights import masked_value
+from kprune.wrappers import check_wrappers
 
 
 def strip(model: keras.Model, *, compact: bool = True) -> keras.Model:

@@ -7,11 +7,12 @@ import keras
 import numpy as np
 
 from kprune import weights
-from kprune.prunable import owners, prunable_layers
+from kprune.prunable import prunable_layers
 from kprune.structure.following import Follower
 from kprune.structure.notes import Notes
 from kprune.structure.records import Axes, Reading
 from kprune.structure.slots import Channels, unknown
+from kprune.wrappers import owners
 
 
 class Walk(Notes):
