@@ -640,7 +640,7 @@ def test_real_digits(digits):
         x[:400],
         y[:400],
         validation_data=(x[400:], y[400:]),
-        epochs=10,
+        epochs=15,
         batch_size=32,
         verbose=0,
         callbacks=[kprune.PruningScheduler(0.5)],

@@ -141,6 +141,11 @@ def cost(
         return _of_model(model)
     if is_tflite:
         found = _of_tflite(path)
+    elif path.is_file() and path.suffix not in (".keras", ".h5", ".hdf5"):
+        raise ValueError(
+            "`cost` reads '.keras', '.h5' and '.tflite' files. "
+            f"Received: model='{path}'"
+        )
     else:
         found = _of_model(files.load_model(path))
     raw, gzipped = files.sizes(path)

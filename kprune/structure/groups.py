@@ -117,7 +117,8 @@ def choose(
     The sparsity applies to each class of groups that touch the same producers,
     so that no producer is emptied. Where the producers of a class were given
     different sparsities their mean counts. Of each *branch*, the groups of a
-    class that the same kernels read, at least one stays.
+    class that the same kernels read, at least one stays; what no kernel reads
+    goes first where others are read.
 
     Args:
         graph: The `ChannelGraph`.
@@ -140,7 +141,8 @@ def choose(
             wishes.setdefault(int(index), []).append(producer)
     order = np.argsort(classes, kind="stable")
     starts = np.searchsorted(classes[order], np.arange(classes.max() + 2))
-    scores = np.where(gone, scores.min(initial=0.0) - 1.0, scores)
+    floor = scores.min(initial=0.0) - 1.0
+    scores = np.where(gone, floor - 1.0, scores)
     branches = _branches(graph)
     keep = np.ones(len(groups), bool)
     for index, wish in wishes.items():
@@ -148,6 +150,10 @@ def choose(
         members = members[~groups.frozen[members]]
         if not len(members):
             continue
+        unread = branches[members] == 0
+        of_members = scores[members]
+        if not unread.all():
+            of_members = np.where(unread, floor, of_members)
         channels = _channels(groups, members, wish)
         of_channel = np.repeat(members, channels)
         mask = _agreed(
@@ -157,11 +163,11 @@ def choose(
                     id(p.granularity): p.granularity for p in wish
                 }.values()
             ],
-            scores[of_channel],
+            np.repeat(of_members, channels),
             float(np.mean([producer.sparsity for producer in wish])),
         )
         keep[members] = _whole_groups(
-            mask, scores[members], gone[members], branches[members], channels
+            mask, of_members, gone[members], branches[members], channels
         )
     return keep
 
@@ -227,7 +233,7 @@ def _whole_groups(mask, scores, gone, branches, channels) -> np.ndarray:
             kept[group] = True
             room -= channels[group]
     kept &= ~gone
-    for branch in np.unique(branches[~gone]):
+    for branch in np.unique(branches[~gone & (branches > 0)]):
         of_branch = (branches == branch) & ~gone
         if not kept[of_branch].any():
             _move(kept, of_branch, best_first, branches, channels)

@@ -540,7 +540,7 @@ def test_bad_models(model):
         ("text.tflite", b"That is no flatbuffer.", "no `.tflite` file"),
         ("marked.tflite", b"\x1c\0\0\0TFL3" + b"\xff" * 40, "damaged"),
         ("text.keras", b"That is no archive.", "no `.keras` file"),
-        ("model.onnx", b"", "reads '.keras' and '.tflite' files"),
+        ("model.onnx", b"", "reads '.keras', '.h5' and '.tflite' files"),
     ],
 )
 def test_bad_files(tmp_path, name, content, message):
