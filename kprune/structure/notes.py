@@ -109,7 +109,7 @@ class Notes:
         """Says that a call mixes channels without weights.
 
         A sum, a mean square, a product of two tensors: exact only if what
-        goes is 0, so units that are not 0 once they are masked stay.
+        goes is 0, so groups that are not 0 once they are masked stay.
 
         Args:
             layer: The layer or operation.

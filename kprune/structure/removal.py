@@ -249,7 +249,7 @@ class Removal:
             kept[staying] = True
 
     def _outnumbered(self, removed) -> list[int]:
-        """The units that have to stay so that balanced axes stay equal."""
+        """The groups that have to stay so that balanced axes stay equal."""
         groups = []
         for pair in self._walk.balanced:
             along = [self._groups.of_slot[slots] for slots in pair]

@@ -23,8 +23,8 @@ class Walk(Notes):
         weigh: Boolean. Whether to look at the weights too: then the
             constants of channels are what they are now. Without it only the
             structure counts, and the constants are what they will be once
-            the channel's unit is masked.
-        pad_layer_norm: Boolean. Whether a unit may go through a
+            the channel's group is masked.
+        pad_layer_norm: Boolean. Whether a group may go through a
             LayerNormalization where only the structure counts. Where weights
             do, what is zero goes.
 
@@ -225,7 +225,7 @@ class Walk(Notes):
     def once_masked(
         self, kernel: keras.Variable, slots: np.ndarray
     ) -> Channels:
-        """What a kernel makes of slots whose units are masked: zeros.
+        """What a kernel makes of slots whose groups are masked: zeros.
 
         Unless the model has masks, and this kernel has none.
         """
