@@ -237,7 +237,7 @@ def test_force_spares_a_folder_of_other_things(folder, capsys):
     ("arguments", "words"),
     [
         (["report", "none.keras"], "There is no file 'none.keras'"),
-        (["cost", "x.npy"], "'x.npy' is no `.keras` file"),
+        (["cost", "x.npy"], "reads '.keras', '.h5' and '.tflite' files"),
         (["graph", "a.tflite"], "pass the `.keras` file that it was made of"),
         (["strip", "a.tflite", "b.keras"], "pass the `.keras` file"),
         (["strip", "pruned.keras", "b.tflite"], "named '.keras'"),
