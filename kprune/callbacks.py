@@ -3,6 +3,7 @@
 import functools
 import numbers
 import warnings
+from typing import Any
 
 import keras
 
@@ -10,6 +11,7 @@ from kprune import schedules, shortfall
 from kprune.allocations import Allocation
 from kprune.criteria import Criterion
 from kprune.granularities import Granularity
+from kprune.observing import samples
 from kprune.progress import Clock, Pruner, apply_masks
 from kprune.prunable import masked_share, sparsity
 from kprune.schedules import Schedule
@@ -58,6 +60,9 @@ class PruningScheduler(keras.callbacks.Callback):
             layer; see `kprune.allocations.get`.
         update_freq: `"epoch"`, or a number of training steps. With a number
             there are updates at that many steps and at the end of each epoch.
+        data: Samples for criteria that ask for what is computed from them; see
+            `kprune.prune`. Read once, observed anew at each update.
+        loss: The loss for criteria that ask for gradients; see `kprune.prune`.
         pad_layer_norm: Boolean; see `kprune.prune`.
 
     Raises:
@@ -88,6 +93,8 @@ class PruningScheduler(keras.callbacks.Callback):
         granularity: Granularity | str | None = None,
         allocation: Allocation | str = "uniform",
         update_freq: str | int = "epoch",
+        data: Any = None,
+        loss: Any = None,
         pad_layer_norm: bool = False,
     ):
         super().__init__()
@@ -99,6 +106,9 @@ class PruningScheduler(keras.callbacks.Callback):
             criterion=criterion,
             granularity=granularity,
             allocation=allocation,
+            # Read once: a generator gives its batches once.
+            data=None if data is None else samples.read(data),
+            loss=loss,
             pad_layer_norm=pad_layer_norm,
         )
         self._pruner = self._new_pruner()

@@ -1,6 +1,7 @@
 """The clock: how much of a training is done, and when masks are frozen."""
 
 import math
+from typing import Any
 
 import keras
 
@@ -45,6 +46,9 @@ class Pruner:
             `kprune.granularities.get`. `None` leaves it to each layer.
         allocation: How the sparsity is shared out; see
             `kprune.allocations.get`.
+        data: Samples for criteria that ask for what is computed from them; see
+            `kprune.prune`. Read once, observed anew at each update.
+        loss: The loss for criteria that ask for gradients; see `kprune.prune`.
         pad_layer_norm: Boolean; see `kprune.prune`.
 
     Raises:
@@ -76,12 +80,19 @@ class Pruner:
         criterion: Criterion | str = "magnitude",
         granularity: Granularity | str | None = None,
         allocation: Allocation | str = "uniform",
+        data: Any = None,
+        loss: Any = None,
         pad_layer_norm: bool = False,
     ):
         self.schedule = schedules.get(schedule)
         self._granularity = granularity
         self._masks = MaskUpdater(
-            criterion, granularity, allocation, pad_layer_norm=pad_layer_norm
+            criterion,
+            granularity,
+            allocation,
+            data=data,
+            loss=loss,
+            pad_layer_norm=pad_layer_norm,
         )
         self._model: keras.Model | None = None
         # That of the last update.

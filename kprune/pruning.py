@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import keras
 import numpy as np
@@ -21,9 +22,11 @@ from kprune.allocations import Allocation
 from kprune.criteria import Criterion
 from kprune.granularities import Granularity
 from kprune.layers import PrunableLayer
-from kprune.observing import requests
+from kprune.observing import requests, samples
+from kprune.observing.observations import Observations
 from kprune.prunable import PrunableWeight, prunable_layers, weights_of
 from kprune.ranking import removed_count
+from kprune.received import describe_member
 from kprune.scoring import LazyScores, Scorer
 from kprune.structure import groups
 from kprune.structure.graph import (
@@ -44,6 +47,8 @@ def prune(
     criterion: Criterion | str = "magnitude",
     granularity: Granularity | str | None = None,
     allocation: Allocation | str = "uniform",
+    data: Any = None,
+    loss: Any = None,
     pad_layer_norm: bool = False,
 ) -> keras.Model:
     """Recomputes all masks of a model once, in place.
@@ -66,6 +71,13 @@ def prune(
             `kprune.granularities.get`. `None` leaves it to each layer.
         allocation: How the sparsity is shared out; see
             `kprune.allocations.get`.
+        data: Samples, for criteria that ask for what is computed from them:
+            what `fit` takes, see `kprune.observing.samples.read`. Some hundred
+            are enough; at most 64 batches are read. Several processes that
+            train one model must be given the same.
+        loss: The loss for criteria that ask for gradients, as `compile` takes
+            it for one output. `None` for the one that the model was compiled
+            with.
         pad_layer_norm: Boolean. Whether to cut the channels that a
             LayerNormalization normalizes over as well: the residual width of
             a transformer or a ConvNeXt. No smaller LayerNormalization gives
@@ -94,7 +106,12 @@ def prune(
     - [Zhu & Gupta, 2017](https://arxiv.org/abs/1710.01878)
     """
     updater = MaskUpdater(
-        criterion, granularity, allocation, pad_layer_norm=pad_layer_norm
+        criterion,
+        granularity,
+        allocation,
+        data=data,
+        loss=loss,
+        pad_layer_norm=pad_layer_norm,
     )
     layers = trainable_layers(model)
     before = shortfall.masked(layers)
@@ -111,6 +128,8 @@ class MaskUpdater:
         criterion: As `prune` takes it.
         granularity: As `prune` takes it.
         allocation: As `prune` takes it.
+        data: As `prune` takes it; it is read at once.
+        loss: As `prune` takes it.
         pad_layer_norm: As `prune` takes it.
     """
 
@@ -120,6 +139,8 @@ class MaskUpdater:
         granularity: Granularity | str | None = None,
         allocation: Allocation | str = "uniform",
         *,
+        data: Any = None,
+        loss: Any = None,
         pad_layer_norm: bool = False,
     ):
         if not isinstance(pad_layer_norm, bool):
@@ -133,8 +154,18 @@ class MaskUpdater:
         )
         self._allocation = allocations.get(allocation)
         self._pad_layer_norm = pad_layer_norm
-        # What is not known is refused before any training.
-        requests.names(self._criterion, "criterion")
+        # What is not known, or not given, is refused before any training.
+        asked = requests.names(self._criterion, "criterion")
+        observed = [name for name in asked if name in requests.OBSERVED]
+        if observed and data is None:
+            raise ValueError(
+                f"The criterion {describe_member(criterion)} asks for "
+                f"`{observed[0]}`, which is computed from data. Pass `data=`: "
+                "some hundred samples, with their targets where it asks for "
+                "gradients."
+            )
+        self._batches = None if data is None else samples.read(data)
+        self._loss = loss
         requests.names(self._allocation, "allocation")
         if self._granularity is not None:
             requests.names(self._granularity, "granularity")
@@ -160,7 +191,10 @@ class MaskUpdater:
                 "data first."
             )
         kernels = [weights_of(layer) for layer in layers]
-        scorer = Scorer(self._criterion, _places(model), progress)
+        observations = None
+        if self._batches is not None:
+            observations = Observations(model, self._batches, self._loss)
+        scorer = Scorer(self._criterion, _places(model), progress, observations)
         shares = self._share_out(layers, kernels, sparsity, scorer)
         wishes = [
             _Wish(layer, of_layer, share, self._granularity_of(layer))

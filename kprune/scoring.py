@@ -1,5 +1,6 @@
 """Asking a criterion for the scores of weights."""
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -7,6 +8,7 @@ import numpy as np
 from kprune import weights
 from kprune.criteria import Criterion
 from kprune.observing import requests
+from kprune.observing.observations import Observations, of_names
 from kprune.prunable import PrunableWeight
 
 
@@ -18,6 +20,7 @@ class Scorer:
         places: Mapping from the id of a variable to integers that tell the
             kernels of a model apart, the same at each update.
         progress: Float in `[0, 1]`.
+        observations: `Observations` of the model, `None` without data.
     """
 
     def __init__(
@@ -25,9 +28,11 @@ class Scorer:
         criterion: Criterion,
         places: Mapping[int, tuple[int, ...]],
         progress: float,
+        observations: Observations | None = None,
     ):
         self._criterion = criterion
         self._places = places
+        self._observations = observations
         self.progress = progress
 
     @property
@@ -52,6 +57,7 @@ class Scorer:
             "mask": lambda: weights.to_numpy(weight.mask).copy(),
             "progress": lambda: self.progress,
             "sparsity": lambda: sparsity,
+            **of_names(self._observations, weight, requests.OBSERVED),
         }
 
     def scores(self, weight: PrunableWeight, sparsity: float) -> np.ndarray:
@@ -85,13 +91,20 @@ class Scorer:
         Raises:
             ValueError: As `scores` does.
         """
+        offers = self.offers(weight, sparsity)
+        if "gram" in requests.names(self._criterion, "criterion"):
+            scores = self._by_matrices(weight, values, offers)
+        else:
+            scores = self._ask(weight, values, offers)
+        if scores.dtype.kind in "biu":
+            scores = scores.astype(np.float64)
+        if not (np.isfinite(scores.max()) and np.isfinite(scores.min())):
+            self._raise_not_finite(weight, values)
+        return scores
+
+    def _ask(self, weight, values, offers) -> np.ndarray:
         scores = np.asarray(
-            requests.answer(
-                self._criterion,
-                "criterion",
-                values,
-                offers=self.offers(weight, sparsity),
-            )
+            requests.answer(self._criterion, "criterion", values, offers=offers)
         )
         if scores.shape != values.shape:
             raise ValueError(
@@ -100,11 +113,32 @@ class Scorer:
                 f"'{weight.layer.name}'. Received: scores of shape "
                 f"{scores.shape}"
             )
-        if scores.dtype.kind in "biu":
-            scores = scores.astype(np.float64)
-        if not (np.isfinite(scores.max()) and np.isfinite(scores.min())):
-            self._raise_not_finite(weight, values)
         return scores
+
+    def _by_matrices(self, weight, values, offers) -> np.ndarray:
+        """The scores of a criterion that sees kernels as matrices."""
+        grams = offers["gram"]()
+        of_kernel = self._observations.map_of(weight)
+
+        def as_matrix(offer, index):
+            return of_kernel.matrices(offer())[index]
+
+        scores = [
+            self._ask(
+                weight,
+                matrix,
+                {
+                    **offers,
+                    "gram": functools.partial(grams.__getitem__, index),
+                    **{
+                        name: functools.partial(as_matrix, offers[name], index)
+                        for name in requests.OF_KERNELS_SHAPE
+                    },
+                },
+            )
+            for index, matrix in enumerate(of_kernel.matrices(values))
+        ]
+        return of_kernel.kernel(np.stack(scores))
 
     def _raise_not_finite(self, weight, values):
         if np.isfinite(values).all():

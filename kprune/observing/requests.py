@@ -10,12 +10,25 @@ As a test names its fixtures:
 | `sparsity` | float: the sparsity asked of this kernel | criteria |
 | `progress` | float in [0, 1]: how much of the training is done | all |
 | `generator` | `numpy.random.Generator`, seeded, of this kernel's own | criteria, granularities |
+| `gradient` | float array of the kernel's shape: the mean over batches of the loss's gradient | criteria |
+| `squared_gradient` | the same of its square | criteria |
+| `input_norm` | float array of the kernel's shape: the root mean square of what each weight multiplies | criteria |
+| `gram` | float array `(inputs, inputs)`: the second moment of what the kernel reads, see below | criteria |
 | `score` | callable from some of the weights to their scores, see below | granularities |
 | `scores` | sequence, one item a layer: an iterable of its kernels' scores | allocations |
 
 A parameter without a default must be one of these names. One whose default is
 `None` gets the value too, where its name is among them. Any other default is
 the member's own option, and stays.
+
+Gradients, norms and grams are computed from the data that is given once, as
+`kprune.prune(model, ..., data=)`: see `kprune.observing.samples.read`. The
+weights count as they do then: masked ones are 0, and have a gradient as well.
+
+A criterion that asks for `gram` is called with the kernel as a matrix of shape
+`(inputs, outputs)`, and whatever else it asks for in that shape too: the
+inputs of a convolution are those of its window. It is called once for each
+group of a grouped convolution, for each channel of a depthwise one.
 
 A granularity that asks for `score` can rank single weights, wherever they are,
 a piece at a time, so that no array of all scores is made. It is called with
@@ -27,9 +40,13 @@ import inspect
 from collections.abc import Callable, Mapping
 
 _KERNEL = ("generator", "mask", "progress")
+# What is computed from data.
+OBSERVED = ("gradient", "squared_gradient", "input_norm", "gram")
+# What comes in the shape of the kernel.
+OF_KERNELS_SHAPE = ("mask", "gradient", "squared_gradient", "input_norm")
 # What each family can ask for.
 KNOWN = {
-    "criterion": (*_KERNEL, "sparsity"),
+    "criterion": (*_KERNEL, "sparsity", *OBSERVED),
     "granularity": (*_KERNEL, "score"),
     "allocation": ("progress", "scores"),
 }
