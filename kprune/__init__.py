@@ -29,6 +29,9 @@ from kprune.measuring.reporting import report as report
 from kprune.progress import Pruner as Pruner
 from kprune.prunable import sparsity as sparsity
 from kprune.pruning import prune as prune
+from kprune.reconstruction import Reconstruction as Reconstruction
+from kprune.reconstruction import recalibrate as recalibrate
+from kprune.reconstruction import reconstruct as reconstruct
 from kprune.shorthands import PrunableConv2D as PrunableConv2D
 from kprune.shorthands import PrunableDense as PrunableDense
 from kprune.stripping import strip as strip
