@@ -57,8 +57,7 @@ class Capped:
     last: float = 0.8
 
     def __post_init__(self):
-        object.__setattr__(self, "allocation", get(self.allocation))
-        requests.names(self.allocation, "allocation")
+        requests.names(self._inner, "allocation")
         for name in ("first", "last"):
             value = getattr(self, name)
             if not (is_real(value) and 0 <= value <= 1):
@@ -77,7 +76,7 @@ class Capped:
     ) -> list[float]:
         def share_out(chosen, sparsity):
             return requests.answer(
-                self.allocation,
+                self._inner,
                 "allocation",
                 [layers[index] for index in chosen],
                 sparsity,
@@ -99,7 +98,7 @@ class Capped:
     @property
     def over_groups(self) -> Callable | None:
         """Shares whole groups out, where the inner allocation does."""
-        inner = getattr(self.allocation, "over_groups", None)
+        inner = getattr(self._inner, "over_groups", None)
         if inner is None:
             return None
 
@@ -132,6 +131,10 @@ class Capped:
             return _within(caps, list(map(len, scores)), sparsity, share_out)
 
         return over_groups
+
+    @property
+    def _inner(self) -> Allocation:
+        return get(self.allocation)
 
     def _cap(self, layers, some) -> float:
         """The highest sparsity of what some of the layers make."""

@@ -3,11 +3,11 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from kprune.ranking import nth_lowest
+from kprune.ranking import keep_highest, nth_lowest, removed_count
 from kprune.weights import to_numpy
 
 
@@ -21,8 +21,22 @@ class Global:
     rounds down). No layer is emptied: the highest score of every kernel is
     left out of the ranking, and what it saves is taken from the others.
 
+    Where whole groups of filters go, these are ranked: of all filters that can
+    go the sparsity goes. Of each class of groups, those that come from the
+    same layers, and of each branch behind a split at least one group stays.
+
     The scores are those of the criterion that the pruning uses. Called by hand
     without any it ranks by magnitude.
+
+    Args:
+        normalize: How the scores of groups are made comparable, class by
+            class: `"mean"`, `"max"` or `"l2"` divide by the mean or the
+            highest absolute value or by the Euclidean norm, `"standard"`
+            subtracts the mean and divides by the standard deviation, `None`
+            takes them as they are. Scores of weights stay as they are.
+        per_mac: Boolean. Whether the score of a group counts per
+            multiply-accumulate that its removal saves, so that what is costly
+            goes first.
 
     Example:
 
@@ -37,7 +51,26 @@ class Global:
     Reference:
 
     - [Blalock et al., 2020](https://arxiv.org/abs/2003.03033)
+    - [Fang et al., 2023](https://arxiv.org/abs/2301.12900), for groups
+    - [Molchanov et al., 2016](https://arxiv.org/abs/1611.06440), for `"l2"`
+      and for scores per operation
+    - [An et al., 2023](https://arxiv.org/abs/2312.11983), for `"standard"`
     """
+
+    normalize: str | None = "mean"
+    per_mac: bool = False
+
+    def __post_init__(self):
+        if self.normalize not in list(_NORMALIZERS):
+            raise ValueError(
+                f"`normalize` must be one of {list(_NORMALIZERS)}. "
+                f"Received: normalize={self.normalize!r}"
+            )
+        if not isinstance(self.per_mac, bool):
+            raise ValueError(
+                "`per_mac` must be True or False. "
+                f"Received: per_mac={self.per_mac!r}"
+            )
 
     def __call__(
         self,
@@ -49,6 +82,67 @@ class Global:
         if scores is None:
             scores = magnitudes(layers)
         return shares(layers, sparsity, scores)
+
+    def over_groups(
+        self,
+        scores: Sequence[np.ndarray],
+        sparsity: float,
+        *,
+        least: Sequence[int],
+        macs: Sequence[float],
+    ) -> list[float]:
+        """Shares a sparsity out over classes of groups.
+
+        Args:
+            scores: Sequence of arrays: of each class the score of each filter;
+                -inf for one that is gone already or that nothing reads.
+            sparsity: Float in `[0, 1)`.
+            least: Sequence of integers: how many of each class have to stay.
+            macs: Sequence of floats, read when they are needed: what the
+                removal of one filter of each class saves.
+
+        Returns:
+            List of floats, one for each class.
+        """
+        ranked = []
+        for index, of_class in enumerate(scores):
+            found = self._normalized(of_class)
+            if self.per_mac:
+                # A negative score gets lower, too, by more that is saved.
+                saved = macs[index]
+                found = np.where(found < 0, found * saved, found / saved)
+            best_first = np.argsort(-found, kind="stable")
+            found[best_first[: least[index]]] = np.inf
+            ranked.append(found)
+        sizes = [len(of_class) for of_class in ranked]
+        together = np.concatenate([np.empty(0), *ranked])
+        removed = min(
+            removed_count(len(together), sparsity), sum(sizes) - sum(least)
+        )
+        gone = ~keep_highest(together, removed)
+        starts = np.cumsum([0, *sizes[:-1]])
+        return [
+            float(np.mean(gone[start : start + size]))
+            for start, size in zip(starts, sizes)
+        ]
+
+    def _normalized(self, scores) -> np.ndarray:
+        counts = np.isfinite(scores)
+        found = np.array(scores, np.float64)
+        if counts.any():
+            shift, scale = _NORMALIZERS[self.normalize](found[counts])
+            found = (found - shift) / (scale or 1.0)
+        return found
+
+
+# From scores to what is subtracted of them, and what they are divided by.
+_NORMALIZERS: dict[str | None, Callable[[np.ndarray], tuple]] = {
+    "mean": lambda scores: (0.0, np.abs(scores).mean()),
+    "max": lambda scores: (0.0, np.abs(scores).max()),
+    "l2": lambda scores: (0.0, np.linalg.norm(scores)),
+    "standard": lambda scores: (scores.mean(), scores.std()),
+    None: lambda scores: (0.0, 1.0),
+}
 
 
 def magnitudes(layers: Sequence) -> list[list[np.ndarray]]:

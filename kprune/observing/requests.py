@@ -12,6 +12,11 @@ As a test names its fixtures:
 | `generator` | `numpy.random.Generator`, seeded, of this kernel's own | criteria, granularities |
 | `score` | callable from some of the weights to their scores, see below | granularities |
 | `scores` | sequence, one item a layer: an iterable of its kernels' scores | allocations |
+| `role` | `"out"`, `"in"` or `"through"`: whether the axis makes channels, reads them, or goes along | `of_slices` |
+| `layers` | sequence: the prunable layers | `over_groups` |
+| `makers` | sequence, one item a class: a tuple of the layers that make it | `over_groups` |
+| `least` | sequence, one item a class: how many of its filters have to stay | `over_groups` |
+| `macs` | sequence, one item a class: the multiply-accumulates that go with one filter | `over_groups` |
 
 A parameter without a default must be one of these names. One whose default is
 `None` gets the value too, where its name is among them. Any other default is
@@ -21,6 +26,18 @@ A granularity that asks for `score` can rank single weights, wherever they are,
 a piece at a time, so that no array of all scores is made. It is called with
 the kernel in its own order in place of the scores; where the scores are known
 already it gets these, in that order, and `score` is `None`.
+
+Where whole groups go (see `kprune.structure`), two methods count, of members
+that have them:
+
+- `of_slices(kernel, axis)` of a criterion returns one score for each slice of
+  the kernel along the axis, or `None` where the kernel has no say; no weight is
+  scored, nor pooled by the granularity. It can ask for what criteria can. With
+  an attribute `slices_of`, a tuple of names such as `("gamma",)`, it is called
+  with the variables of these names in place of the kernels.
+- `over_groups(scores, sparsity)` of an allocation returns one sparsity for each
+  class of groups, those that come from the same layers; `scores` has of each
+  class an array, one score for each filter, -inf for one that goes first.
 """  # noqa: E501
 
 import inspect
@@ -28,11 +45,15 @@ from collections.abc import Callable, Mapping
 
 _KERNEL = ("generator", "mask", "progress")
 # What each family can ask for.
-KNOWN = {
+KNOWN: dict[str, tuple[str, ...]] = {
     "criterion": (*_KERNEL, "sparsity"),
     "granularity": (*_KERNEL, "score"),
     "allocation": ("progress", "scores"),
+    "allocation over groups": ("layers", "least", "macs", "makers", "progress"),
 }
+# Slices of kernels, and those of the variables named by `slices_of`.
+KNOWN["criterion of slices"] = (*KNOWN["criterion"], "role")
+KNOWN["criterion of other slices"] = ("progress", "role")
 
 
 def names(member: Callable, family: str) -> tuple[str, ...]:
