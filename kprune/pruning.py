@@ -380,6 +380,7 @@ def _choose_slices(graph, wishes, scorer, share_out) -> Slices:
         offers = {
             "generator": lambda: np.random.default_rng(of_group),
             "mask": lambda: mask_now()[of_group][None],
+            "outputs_last": lambda: np.asarray,
             "progress": lambda: scorer.progress,
             "score": lambda: None,
         }
@@ -507,11 +508,14 @@ def _mask_of(weight, wish, mask, scorer) -> np.ndarray:
     share = wish.sparsity
     dead = weight.gone()
     staying = masks.both(mask, None if dead is None else ~dead)
-    if "score" not in requests.names(wish.granularity, "granularity"):
+    asked = requests.names(wish.granularity, "granularity")
+    offers = scorer.offers(weight, share)
+    offers["outputs_last"] = lambda: weight.outputs_last
+    if "score" not in asked:
         scores = _lowered(scorer.scores(weight, share), staying)
-        offers = scorer.offers(weight, share)
         now = offers["mask"]
         offers["mask"] = lambda: weight.outputs_last(now())
+        offers["outputs_last"] = lambda: np.asarray
         turned = weight.outputs_last(scores)
         mask = _ask(wish.granularity, turned, share, offers, weight)
         chosen = weight.back(mask)
@@ -524,12 +528,12 @@ def _mask_of(weight, wish, mask, scorer) -> np.ndarray:
         # The usual case: no array of all scores, which takes longer to fill
         # than to rank.
         score = functools.partial(scorer.of_values, weight, share)
-        offers = {**scorer.offers(weight, share), "score": lambda: score}
+        offers["score"] = lambda: score
         chosen = _ask(wish.granularity, weight.value(), share, offers, weight)
     else:
         # Of equal scores the one with the lower index in the kernel stays.
         scores = _lowered(scorer.scores(weight, share), staying)
-        offers = {**scorer.offers(weight, share), "score": lambda: None}
+        offers["score"] = lambda: None
         chosen = _ask(wish.granularity, scores, share, offers, weight)
     return chosen if staying is None else chosen & staying
 

@@ -11,6 +11,7 @@ As a test names its fixtures:
 | `progress` | float in [0, 1]: how much of the training is done | all |
 | `generator` | `numpy.random.Generator`, seeded, of this kernel's own | criteria, granularities |
 | `score` | callable from some of the weights to their scores, see below | granularities |
+| `outputs_last` | callable from an array of the kernel's shape to it as `(..., inputs, outputs)` | granularities |
 | `scores` | sequence, one item a layer: an iterable of its kernels' scores | allocations |
 | `role` | `"out"`, `"in"` or `"through"`: whether the axis makes channels, reads them, or goes along | `of_slices` |
 | `layers` | sequence: the prunable layers | `over_groups` |
@@ -47,7 +48,7 @@ _KERNEL = ("generator", "mask", "progress")
 # What each family can ask for.
 KNOWN: dict[str, tuple[str, ...]] = {
     "criterion": (*_KERNEL, "sparsity"),
-    "granularity": (*_KERNEL, "score"),
+    "granularity": (*_KERNEL, "outputs_last", "score"),
     "allocation": ("progress", "scores"),
     "allocation over groups": ("layers", "least", "macs", "makers", "progress"),
 }
