@@ -44,7 +44,8 @@ def public_names():
     for namespace in NAMESPACES:
         module = importlib.import_module(f"kprune.{namespace}")
         for name, member in vars(module).items():
-            own = getattr(member, "__module__", None) == module.__name__
+            home = str(getattr(member, "__module__", None))
+            own = f"{home}.".startswith(f"{module.__name__}.")
             if own and not name.startswith("_") and is_documentable(member):
                 yield f"{module.__name__}.{name}", member
 

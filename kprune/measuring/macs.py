@@ -1,8 +1,10 @@
 """Multiply-accumulates of Keras models, layer by layer."""
 
+import math
+
 import keras
 
-from kprune import keras_internals
+from kprune import keras_internals, weights
 from kprune.layers import PrunableLayer
 from kprune.measuring import operation_macs
 
@@ -41,6 +43,31 @@ def macs(model: keras.Model) -> int | None:
         image of any size.
     """
     return total(layer_macs(model))
+
+
+def kernel_macs(model: keras.Model) -> dict[int, float | None]:
+    """Counts the multiply-accumulates of each kernel for one sample.
+
+    Those of a layer with several kernels are shared out by the sizes of these.
+
+    Args:
+        model: A built Sequential or Functional model.
+
+    Returns:
+        Dict from the id of a variable to its multiply-accumulates; `None`
+        where they are not known.
+    """
+    found: dict[int, float | None] = {}
+    counts = layer_macs(model)
+    for layer in keras_internals.sublayers(model):
+        if id(layer) not in counts:
+            continue
+        count, kernels = counts[id(layer)], weights.kernels(layer).values()
+        sizes = [math.prod(kernel.shape) for kernel in kernels]
+        for kernel, size in zip(kernels, sizes):
+            share = None if count is None else count * size / sum(sizes)
+            found[id(kernel)] = share
+    return found
 
 
 def total(counts: dict[int, int | None]) -> int | None:

@@ -15,7 +15,13 @@ As a test names its fixtures:
 | `input_norm` | float array of the kernel's shape: the root mean square of what each weight multiplies | criteria |
 | `gram` | float array `(inputs, inputs)`: the second moment of what the kernel reads, see below | criteria |
 | `score` | callable from some of the weights to their scores, see below | granularities |
+| `outputs_last` | callable from an array of the kernel's shape to it as `(..., inputs, outputs)` | granularities |
 | `scores` | sequence, one item a layer: an iterable of its kernels' scores | allocations |
+| `role` | `"out"`, `"in"` or `"through"`: whether the axis makes channels, reads them, or goes along | `of_slices` |
+| `layers` | sequence: the prunable layers | `over_groups` |
+| `makers` | sequence, one item a class: a tuple of the layers that make it | `over_groups` |
+| `least` | sequence, one item a class: how many of its filters have to stay | `over_groups` |
+| `macs` | sequence, one item a class: the multiply-accumulates that go with one filter | `over_groups` |
 
 A parameter without a default must be one of these names. One whose default is
 `None` gets the value too, where its name is among them. Any other default is
@@ -34,6 +40,18 @@ A granularity that asks for `score` can rank single weights, wherever they are,
 a piece at a time, so that no array of all scores is made. It is called with
 the kernel in its own order in place of the scores; where the scores are known
 already it gets these, in that order, and `score` is `None`.
+
+Where whole groups go (see `kprune.structure`), two methods count, of members
+that have them:
+
+- `of_slices(kernel, axis)` of a criterion returns one score for each slice of
+  the kernel along the axis, or `None` where the kernel has no say; no weight is
+  scored, nor pooled by the granularity. It can ask for what criteria can. With
+  an attribute `slices_of`, a tuple of names such as `("gamma",)`, it is called
+  with the variables of these names in place of the kernels.
+- `over_groups(scores, sparsity)` of an allocation returns one sparsity for each
+  class of groups, those that come from the same layers; `scores` has of each
+  class an array, one score for each filter, -inf for one that goes first.
 """  # noqa: E501
 
 import inspect
@@ -45,11 +63,15 @@ OBSERVED = ("gradient", "squared_gradient", "input_norm", "gram")
 # What comes in the shape of the kernel.
 OF_KERNELS_SHAPE = ("mask", "gradient", "squared_gradient", "input_norm")
 # What each family can ask for.
-KNOWN = {
+KNOWN: dict[str, tuple[str, ...]] = {
     "criterion": (*_KERNEL, "sparsity", *OBSERVED),
-    "granularity": (*_KERNEL, "score"),
+    "granularity": (*_KERNEL, "outputs_last", "score"),
     "allocation": ("progress", "scores"),
+    "allocation over groups": ("layers", "least", "macs", "makers", "progress"),
 }
+# Slices of kernels, and those of the variables named by `slices_of`.
+KNOWN["criterion of slices"] = (*KNOWN["criterion"], "role")
+KNOWN["criterion of other slices"] = ("progress", "role")
 
 
 def names(member: Callable, family: str) -> tuple[str, ...]:

@@ -280,7 +280,7 @@ class Repair:
         groups: dict[int, list[Site]] = {}
         for site in sites:
             groups.setdefault(self._samples[id(site)][0].rows, []).append(site)
-        for index, of_rows in enumerate(groups.values()):
+        for of_rows in groups.values():
             for part in (0, 1):
 
                 def tell(site, place, read, part=part):
