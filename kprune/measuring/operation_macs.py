@@ -31,6 +31,9 @@ _KNOWN = (
 )
 # No kernel and no layer inside, but products of what they are called with.
 _PRODUCTS = (layers.Dot, layers.Lambda)
+# Their weights of many axes scale numbers one by one, which is not counted.
+# JAX cannot trace the call of a PReLU.
+_SCALES = (layers.PReLU,)
 _DOT_PRODUCT_ATTENTION = keras_internals.operation_classes(
     "DotProductAttention"
 )
@@ -62,7 +65,9 @@ def is_composite(operation) -> bool:
     """
     if not isinstance(operation, layers.Layer):
         return False
-    if is_one_of(operation, _KNOWN) or type(operation) is layers.Embedding:
+    if is_one_of(operation, (*_KNOWN, *_SCALES)):
+        return False
+    if type(operation) is layers.Embedding:
         return False
     is_own = type(operation).__module__.startswith("keras.")
     # Not `weights.kernels`: what cannot be pruned is multiplied by as well.

@@ -136,6 +136,8 @@ ATTENTION = 4 * 6 * 8 * 12 + 2 * 6 * 6 * 12  # 3 heads of 4 on 6 places of 8
         ),
         ((6,), lambda: layers.Embedding(9, 4), 0),
         ((6, 8), lambda: layers.LayerNormalization(), 0),
+        ((6, 8), lambda: layers.LayerNormalization(axis=(1, 2)), 0),
+        ((6, 8), lambda: layers.PReLU(), 0),
         ((6, 8), lambda: AppliedTwice(8), 2 * 6 * 8 * 8),
         ((6, 8), lambda: Projected(), 6 * (8 * 5 + 5 * 2)),
         ((8, 8), lambda: Looped(), None),
