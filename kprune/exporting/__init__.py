@@ -20,10 +20,11 @@ from kprune.exporting import (
     tflite_file,
 )
 from kprune.keras_internals import sublayers
-from kprune.prunable import masked_share, prunable_layers
+from kprune.prunable import prunable_layers
 from kprune.stripping import strip
 from kprune.structure import flattening
 from kprune.structure.graph import readable
+from kprune.zeros import masked_share
 
 _WRITERS = {
     "keras": keras_file,

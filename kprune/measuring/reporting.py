@@ -27,13 +27,13 @@ from kprune.measuring.comparison import (
 )
 from kprune.prunable import (
     all_weights,
-    count_zeros,
     prunable_weights,
     unwrapped,
     weights_of,
 )
 from kprune.structure.graph import readable_or_none
 from kprune.structure.removal import Removal
+from kprune.zeros import count_zeros
 
 
 @dataclasses.dataclass(frozen=True)
