@@ -24,7 +24,7 @@ from kprune.final_epochs import OnceFrozen as OnceFrozen
 from kprune.layers import PrunableLayer as PrunableLayer
 from kprune.measuring.costs import Cost as Cost
 from kprune.measuring.costs import cost as cost
-from kprune.measuring.reporting import PruningReport as PruningReport
+from kprune.measuring.pruning_report import PruningReport as PruningReport
 from kprune.measuring.reporting import report as report
 from kprune.progress import Pruner as Pruner
 from kprune.pruning import prune as prune
