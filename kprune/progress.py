@@ -9,11 +9,11 @@ from kprune import schedules
 from kprune.allocations import Allocation
 from kprune.criteria import Criterion
 from kprune.granularities import Granularity
-from kprune.prunable import masked_share
 from kprune.pruning import MaskUpdater
 from kprune.schedules import Schedule
 from kprune.shortfall import warn_if_nothing_went
 from kprune.wrappers import trainable_layers
+from kprune.zeros import masked_share
 
 # A progress such as 7 / 10 may be a rounding error short of the end.
 _ROUNDING = 1e-9

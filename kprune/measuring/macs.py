@@ -6,7 +6,7 @@ import keras
 
 from kprune import keras_internals, weights
 from kprune.layers import PrunableLayer
-from kprune.measuring import operation_macs
+from kprune.measuring import call_macs
 
 _TIME_DISTRIBUTED = (keras.layers.TimeDistributed,)
 
@@ -110,14 +110,14 @@ def _count(graph, inputs) -> tuple[dict, list]:
 def _count_call(layer, call, values) -> tuple[dict, list]:
     args, kwargs = call.fill_in(values)
     try:
-        if not operation_macs.is_composite(layer):
+        if not call_macs.is_composite(layer):
             outputs = keras.tree.flatten(layer(*args, **kwargs))
-            shape = operation_macs.output_shape(layer, args, kwargs)
+            shape = call_macs.output_shape(layer, args, kwargs)
             if shape is not None:
                 outputs = [_symbol(shape, outputs[0].dtype)]
-            count = operation_macs.of_call(layer, args, kwargs, outputs)
+            count = call_macs.of_call(layer, args, kwargs, outputs)
             return {id(layer): count}, outputs
-        if operation_macs.is_one_of(layer, _TIME_DISTRIBUTED):
+        if call_macs.is_one_of(layer, _TIME_DISTRIBUTED):
             batch, steps, *rest = args[0].shape
             x = _symbol((batch, *rest), args[0].dtype)
             graph = keras.Function(x, layer.layer(x))
