@@ -1,0 +1,1 @@
+"""Pruning without training: the weights that stay are fitted to data."""
