@@ -232,6 +232,8 @@ def _one_by_one(inverse: np.ndarray, weights: np.ndarray) -> np.ndarray:
             for array in (places, weights, diagonals)
         )
         factor = np.take_along_axis(factor, kept[:, :, None], axis=1)
-        inverses = inverses[each[:, None, None], kept[:, :, None], kept[:, None]]
+        inverses = inverses[
+            each[:, None, None], kept[:, :, None], kept[:, None]
+        ]
         inverses -= factor @ factor.transpose(0, 2, 1)
     return result
