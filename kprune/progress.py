@@ -9,9 +9,9 @@ from kprune import schedules
 from kprune.allocations import Allocation
 from kprune.criteria import Criterion
 from kprune.granularities import Granularity
-from kprune.pruning import MaskUpdater
 from kprune.schedules import Schedule
 from kprune.shortfall import warn_if_nothing_went
+from kprune.updating import MaskUpdater
 from kprune.wrappers import trainable_layers
 from kprune.zeros import masked_share
 

@@ -60,8 +60,22 @@ class Scorer:
         self.criterion = criterion
         self._slicer: Any = getattr(criterion, "of_slices", None)
         self._places = places
-        self._observations = observations
+        self._observations: Any = observations
         self.progress = progress
+
+    def with_gram(self, weight: PrunableWeight, gram: np.ndarray) -> "Scorer":
+        """The same, but for the second moment of what one kernel reads.
+
+        Args:
+            weight: The kernel.
+            gram: Array, as `Observations.gram` returns it.
+        """
+        return Scorer(
+            self.criterion,
+            self._places,
+            self.progress,
+            self._observations.with_gram(weight, gram),
+        )
 
     @property
     def is_elementwise(self) -> bool:
@@ -102,6 +116,19 @@ class Scorer:
             ValueError: If the criterion returns something else.
         """
         return self.of_values(weight, sparsity, weight.value())
+
+    def scores_across(
+        self, weight: PrunableWeight, sparsity: float
+    ) -> np.ndarray:
+        """The scores by which kernels are compared with each other.
+
+        Those of the criterion, unless it declares another one `across`.
+        """
+        across = getattr(self.criterion, "across", None)
+        if across is None:
+            return self.scores(weight, sparsity)
+        other = Scorer(across, self._places, self.progress, self._observations)
+        return other.scores(weight, sparsity)
 
     def of_values(
         self, weight: PrunableWeight, sparsity: float, values: np.ndarray

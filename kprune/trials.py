@@ -54,6 +54,8 @@ def ask(member, family, subject, *arguments):
         "generator": lambda: np.random.default_rng(0),
         "gradient": lambda: drawn(*subject.shape),
         "gram": gram,
+        "input_magnitude": lambda: np.abs(drawn(*subject.shape)),
+        "input_zeros": lambda: np.full(subject.shape, 0.5),
         "input_norm": lambda: np.abs(drawn(*subject.shape)),
         "mask": lambda: np.ones(subject.shape, bool),
         "outputs_last": lambda: np.asarray,

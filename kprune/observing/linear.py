@@ -56,18 +56,21 @@ class LinearMap:
         back = matrices.reshape(turned).transpose(np.argsort(self.order))
         return back.reshape(tuple(self.variable.shape))
 
-    def squares(self, arguments: dict) -> tuple[np.ndarray, int]:
-        """Of a call, the sums of squares of the inputs, and how many rows.
+    def sums(
+        self, arguments: dict, of: Callable[[np.ndarray], np.ndarray]
+    ) -> tuple[np.ndarray, int]:
+        """Of a call, the sums of a function of the inputs, and how many rows.
 
         Args:
             arguments: Dict: what the layer is called with.
+            of: Callable from an array to one of its shape.
 
         Returns:
             Tuple of a float array of shape `(matrices, inputs)` and an
             integer.
         """
         rows = self.read(arguments, every)
-        return np.einsum("gri,gri->gi", rows, rows), rows.shape[1]
+        return of(rows).sum(axis=1, dtype=np.float64), rows.shape[1]
 
     def moments(self, arguments: dict) -> tuple[np.ndarray, int]:
         """Of a call, the sum of products of the inputs, and how many rows.
@@ -86,13 +89,17 @@ class LinearMap:
 class IndexMap(LinearMap):
     """An Embedding: each index reads one row."""
 
-    def squares(self, arguments: dict) -> tuple[np.ndarray, int]:
+    def sums(
+        self, arguments: dict, of: Callable[[np.ndarray], np.ndarray]
+    ) -> tuple[np.ndarray, int]:
         indices = _inputs(arguments).ravel().astype(np.int64)
         counts = np.bincount(indices, minlength=self.shape[1])
-        return counts[None].astype(np.float64), indices.size
+        read, unread = of(np.ones(1)), of(np.zeros(1))
+        totals = counts * read + (indices.size - counts) * unread
+        return totals[None].astype(np.float64), indices.size
 
     def moments(self, arguments: dict) -> tuple[np.ndarray, int]:
-        counts, rows = self.squares(arguments)
+        counts, rows = self.sums(arguments, np.abs)
         return np.diag(counts[0])[None], rows
 
 

@@ -1,5 +1,6 @@
 """What a model's kernels read, and the gradients of its loss, on some data."""
 
+import copy
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -75,10 +76,27 @@ class Observations:
         Raises:
             ValueError: If what it reads is not known.
         """
+        return np.sqrt(self._means(weight, self._squares))
+
+    def input_magnitude(self, weight: PrunableWeight) -> np.ndarray:
+        """The mean absolute value of what each weight multiplies.
+
+        As `input_norm`.
+        """
+        return self._means(weight, self._magnitudes)
+
+    def input_zeros(self, weight: PrunableWeight) -> np.ndarray:
+        """How often what each weight multiplies is 0, as a fraction.
+
+        As `input_norm`.
+        """
+        return self._means(weight, self._zeros)
+
+    def _means(self, weight, sums) -> np.ndarray:
+        """Sums over the rows as means, in the shape of the kernel."""
         of_kernel = self.map_of(weight)
-        totals, count = self._squares.get(id(weight.variable), (0.0, 0))
-        means = np.sqrt(totals / max(count, 1))
-        means = np.broadcast_to(np.asarray(means), of_kernel.shape[:2])
+        totals, count = sums.get(id(weight.variable), (np.zeros(1), 0))
+        means = np.broadcast_to(totals / max(count, 1), of_kernel.shape[:2])
         return of_kernel.kernel(
             np.repeat(means[..., None], of_kernel.shape[2], axis=2)
         )
@@ -100,6 +118,22 @@ class Observations:
         none = np.zeros((count, inputs, inputs)), 0
         totals, rows = self._grams.get(id(weight.variable), none)
         return totals / max(rows, 1)
+
+    def with_gram(
+        self, weight: PrunableWeight, gram: np.ndarray
+    ) -> "Observations":
+        """The same, but for the second moment of what one kernel reads.
+
+        Args:
+            weight: The kernel.
+            gram: Array as `gram` returns it.
+
+        Returns:
+            `Observations`.
+        """
+        found = copy.copy(self)
+        found._grams = {id(weight.variable): (gram, 1)}
+        return found
 
     def gradient(self, weight: PrunableWeight) -> np.ndarray:
         """The mean over the batches of the loss's gradient.
@@ -146,11 +180,19 @@ class Observations:
 
     @functools.cached_property
     def _squares(self) -> dict[int, tuple[np.ndarray, int]]:
-        return self._sums(lambda one, arguments: one.squares(arguments))
+        return self._sums(lambda one, given: one.sums(given, np.square))
+
+    @functools.cached_property
+    def _magnitudes(self) -> dict[int, tuple[np.ndarray, int]]:
+        return self._sums(lambda one, given: one.sums(given, np.abs))
+
+    @functools.cached_property
+    def _zeros(self) -> dict[int, tuple[np.ndarray, int]]:
+        return self._sums(lambda one, given: one.sums(given, np.logical_not))
 
     @functools.cached_property
     def _grams(self) -> dict[int, tuple[np.ndarray, int]]:
-        return self._sums(lambda one, arguments: one.moments(arguments))
+        return self._sums(lambda one, given: one.moments(given))
 
     def _sums(self, of_call: Callable) -> dict[int, tuple[np.ndarray, int]]:
         """Sums over all calls of all layers, and the numbers of rows."""

@@ -13,6 +13,8 @@ As a test names its fixtures:
 | `gradient` | float array of the kernel's shape: the mean over batches of the loss's gradient | criteria |
 | `squared_gradient` | the same of its square | criteria |
 | `input_norm` | float array of the kernel's shape: the root mean square of what each weight multiplies | criteria |
+| `input_magnitude` | the same of the mean absolute value | criteria |
+| `input_zeros` | the same of the share of zeros | criteria |
 | `gram` | float array `(inputs, inputs)`: the second moment of what the kernel reads, see below | criteria |
 | `score` | callable from some of the weights to their scores, see below | granularities |
 | `outputs_last` | callable from an array of the kernel's shape to it as `(..., inputs, outputs)` | granularities |
@@ -59,9 +61,16 @@ from collections.abc import Callable, Mapping
 
 _KERNEL = ("generator", "mask", "progress")
 # What is computed from data.
-OBSERVED = ("gradient", "squared_gradient", "input_norm", "gram")
+_SHAPED = (
+    "gradient",
+    "squared_gradient",
+    "input_norm",
+    "input_magnitude",
+    "input_zeros",
+)
+OBSERVED = (*_SHAPED, "gram")
 # What comes in the shape of the kernel.
-OF_KERNELS_SHAPE = ("mask", "gradient", "squared_gradient", "input_norm")
+OF_KERNELS_SHAPE = ("mask", *_SHAPED)
 # What each family can ask for.
 KNOWN: dict[str, tuple[str, ...]] = {
     "criterion": (*_KERNEL, "sparsity", *OBSERVED),

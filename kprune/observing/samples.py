@@ -125,7 +125,7 @@ def _wrong_kind(received: str) -> ValueError:
 
 
 def _batch(given, of: str = "") -> Batch:
-    parts = given if isinstance(given, tuple) else (given,)
+    parts = list(given) if isinstance(given, tuple) else [given]
     if not 1 <= len(parts) <= 3:
         where = f"{of} that gives " if of else ""
         raise _wrong_kind(f"{where}a tuple of length {len(parts)}")

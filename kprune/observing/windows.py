@@ -1,6 +1,7 @@
 """What a convolution reads for each of its outputs."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -88,7 +89,9 @@ class TransposedWindows(Windows):
     def _pad_between(self, axis: int) -> tuple[int, int]:
         """How Keras pads what has zeros between its values."""
         stride, size = self.strides[axis], self._reach(axis) + 1
-        extra = self.output_padding and self.output_padding[axis]
+        extra = None
+        if self.output_padding is not None:
+            extra = self.output_padding[axis]
         if self.padding == "valid":
             if extra is None:
                 extra = max(stride - size, 0)
@@ -103,10 +106,11 @@ class TransposedWindows(Windows):
 def _slide(x, size, strides, dilation, chosen) -> np.ndarray:
     reaches = [(n - 1) * d + 1 for n, d in zip(size, dilation)]
     axes = tuple(range(1, x.ndim - 1))
-    views = np.lib.stride_tricks.sliding_window_view(x, reaches, axes)
+    views: Any = np.lib.stride_tricks.sliding_window_view(x, reaches, axes)
     # Of shape (samples, *outputs, channels, *window).
     views = views[(slice(None), *(slice(None, None, s) for s in strides))]
-    views = views[(..., *(slice(None, None, d) for d in dilation))]
+    steps = tuple(slice(None, None, d) for d in dilation)
+    views = views[(Ellipsis, *steps)]
     outputs = views.shape[: x.ndim - 1]
     rows = np.unravel_index(chosen(int(np.prod(outputs))), outputs)
     found = views[rows]

@@ -14,15 +14,18 @@ from kprune.observing.samples import Batch
 from kprune.prunable import all_weights, masks_of, prunable_layers
 from kprune.received import check_model
 from kprune.reconstruction import least_squares
+from kprune.reconstruction.moments import Moments, Statistics
 from kprune.reconstruction.results import LayerRepair, Reconstruction
 from kprune.reconstruction.sites import (
     CHECKED_ROWS,
     ROWS,
     ROWS_PER_INPUT,
+    KernelSite,
     Sample,
     Seen,
     Site,
     look,
+    name_of,
 )
 
 # Of so many samples one is held out, to see whether a fit is one.
@@ -34,7 +37,7 @@ _FEW = 64
 
 # From a site and the second moments of its inputs to a boolean array of the
 # kernel's shape: what stays.
-Choose = Callable[[Site, np.ndarray], np.ndarray]
+Choose = Callable[[KernelSite, np.ndarray], np.ndarray | None]
 
 
 def reconstruct(
@@ -183,7 +186,7 @@ class Repair:
         pairs = [
             (site, of_dense)
             for site, of_dense in zip(seen.sites, teacher.sites)
-            if kernels_too or site.map is None
+            if kernels_too or not isinstance(site, KernelSite)
         ]
         self._targets(teacher, [of_dense for _, of_dense in pairs])
         bar = keras.utils.Progbar(
@@ -192,8 +195,10 @@ class Repair:
         found = []
         for done, (site, of_dense) in enumerate(pairs):
             begun = time.perf_counter()
-            fit = self._normalize if site.map is None else self._fit
-            before, after, note = fit(site, of_dense, seen)
+            if isinstance(site, KernelSite):
+                before, after, note = self._fit(site, of_dense, seen)
+            else:
+                before, after, note = self._normalize(site, of_dense, seen)
             found.append(
                 LayerRepair(
                     site.name, before, after, time.perf_counter() - begun, note
@@ -240,12 +245,14 @@ class Repair:
 
     def _left_alone(self, seen: Seen) -> list[LayerRepair]:
         """The pruned kernels that are no linear map of what is known."""
-        known = {id(s.weight.variable) for s in seen.sites if s.weight}
+        known = {
+            id(site.weight.variable)
+            for site in seen.sites
+            if isinstance(site, KernelSite)
+        }
         return [
             LayerRepair(
-                str(weight.layer.name)
-                if weight.name == "kernel"
-                else f"{weight.layer.name}/{weight.name}",
+                name_of(weight),
                 None,
                 None,
                 0.0,
@@ -276,7 +283,7 @@ class Repair:
         }
         # Of kernels (rows of outputs), of normalizations (sums).
         self._wanted: dict[tuple, np.ndarray] = {}
-        self._before: dict[int, _Statistics] = {}
+        self._before: dict[int, Statistics] = {}
         groups: dict[int, list[Site]] = {}
         for site in sites:
             groups.setdefault(self._samples[id(site)][0].rows, []).append(site)
@@ -284,16 +291,16 @@ class Repair:
             for part in (0, 1):
 
                 def tell(site, place, read, part=part):
-                    if site.map is None:
+                    if not isinstance(site, KernelSite):
                         if part == 0:
                             self._before.setdefault(
-                                id(site), _Statistics(site.owner)
+                                id(site), Statistics(site.owner)
                             ).add(read())
                         return
                     kernel = site.map.matrices(site.weight.value())
                     outputs = read() @ kernel
                     if site.bias is not None:
-                        outputs += _of_bias(site, weights.to_numpy(site.bias))
+                        outputs += site.outputs_of(weights.to_numpy(site.bias))
                     key = id(site), part, place
                     self._wanted[key] = outputs.astype(np.float32)
 
@@ -343,54 +350,57 @@ class Repair:
 
     def _decide(
         self, site, of_dense, seen, matrices, fitted, masks, is_free, note
-    ):
+    ) -> tuple[float, float, str]:
         """Takes the fit where its error on held-out samples is lower."""
-        bias = None if site.bias is None else weights.to_numpy(site.bias)
-        kept_bias = None
-        old_bias = new_bias = 0.0
-        if bias is not None:
-            mask = masks_of(self._model).get(id(site.bias))
-            mask = (
-                np.ones(bias.shape, bool)
-                if mask is None
-                else (weights.to_numpy(mask))
-            )
-            kept_bias = _of_bias(site, mask)
-            old_bias = _of_bias(site, np.where(mask, bias, 0)).astype(float)
+        old_bias = new_bias = np.zeros((1, 1, 1))
+        if site.bias is not None:
+            kept_bias = site.outputs_of(self._kept_bias(site))
+            old_bias = site.outputs_of(weights.to_numpy(site.bias))
+            old_bias = np.where(kept_bias, old_bias, 0.0)
             moments = self._moments(site, of_dense, seen, fitted, slice(0, 0))
             new_bias = np.where(kept_bias, moments.residual_mean, 0.0)
-        centred = is_free and bias is None
-        errors = self._errors(
+        before, after = self._errors(
             site,
             of_dense,
             seen,
             [(matrices, old_bias), (fitted, new_bias)],
-            centred,
+            is_centred=is_free and site.bias is None,
         )
-        before, after = errors
+        kept = site.map.kernel(masks)
         if self._choose is not None and site.weight.mask is not None:
-            kept = site.map.kernel(masks)
             site.weight.mask.assign(kept)
         if not after < before:
-            return before, before, "kept as it was" + (note and f"; {note}")
-        value = site.weight.value()
-        kept = site.map.kernel(masks)
-        new = site.map.kernel(fitted).astype(value.dtype)
-        site.weight.variable.assign(np.where(kept, new, value))
-        if bias is not None:
+            return (
+                before,
+                before,
+                "; ".join(["kept as it was", note][: 1 + bool(note)]),
+            )
+        self._set(site.weight.variable, site.map.kernel(fitted), kept)
+        if site.bias is not None:
             shape = tuple(site.bias.shape)
-            new_bias = new_bias.reshape(shape).astype(bias.dtype)
-            mask = kept_bias.reshape(shape)
-            site.bias.assign(np.where(mask, new_bias, bias))
+            self._set(
+                site.bias, new_bias.reshape(shape), kept_bias.reshape(shape)
+            )
         self._fitted.add(id(site.owner))
         return before, after, note
+
+    def _kept_bias(self, site) -> np.ndarray:
+        mask = masks_of(self._model).get(id(site.bias))
+        if mask is None:
+            return np.ones(tuple(site.bias.shape), bool)
+        return weights.to_numpy(mask)
+
+    @staticmethod
+    def _set(variable, value: np.ndarray, kept: np.ndarray) -> None:
+        now = weights.to_numpy(variable)
+        variable.assign(np.where(kept, value.astype(now.dtype), now))
 
     def _feeds_norm(self, site, seen) -> bool:
         """Whether a BatchNormalization takes away what a bias would add."""
         return id(site.owner) in seen.sources.values()
 
-    def _moments(self, site, of_dense, seen, matrices, block) -> "_Moments":
-        moments = _Moments(site.map.shape, block)
+    def _moments(self, site, of_dense, seen, matrices, block) -> "Moments":
+        moments = Moments(site.map.shape, block)
 
         def tell(site, place, read):
             rows = read()
@@ -401,9 +411,9 @@ class Repair:
         sample.run(self._model, seen, [site], tell)
         return moments
 
-    def _errors(self, site, of_dense, seen, candidates, centred):
+    def _errors(self, site, of_dense, seen, candidates, is_centred):
         """The squared errors of candidates, over the variance wanted."""
-        differences = [[] for _ in candidates]
+        differences: list[list[np.ndarray]] = [[] for _ in candidates]
         targets = []
 
         def tell(site, place, read):
@@ -420,7 +430,7 @@ class Repair:
         errors = []
         for found in differences:
             difference = np.concatenate(found, axis=1)
-            if centred:
+            if is_centred:
                 difference -= difference.mean(axis=1, keepdims=True)
             errors.append(
                 float(np.square(difference).sum() / max(energy, 1e-30))
@@ -429,7 +439,7 @@ class Repair:
 
     def _normalize(self, site, of_dense, seen) -> tuple:
         """Moves the statistics of a BatchNormalization."""
-        now = _Statistics(site.owner)
+        now = Statistics(site.owner)
 
         def tell(site, place, read):
             now.add(read())
@@ -461,13 +471,9 @@ class Repair:
 
 
 def _inputs(site: Site) -> int:
-    return 0 if site.map is None else min(site.map.shape[1], _BLOCK)
-
-
-def _of_bias(site: Site, bias: np.ndarray) -> np.ndarray:
-    """A bias as it is added to outputs of shape (matrices, rows, outputs)."""
-    matrices, _, outputs = site.map.shape
-    return bias.reshape(matrices, 1, outputs)
+    if not isinstance(site, KernelSite):
+        return 0
+    return min(site.map.shape[1], _BLOCK)
 
 
 def _take(batches: list[Batch], indices: np.ndarray) -> list[Batch]:
@@ -510,73 +516,4 @@ def _check_alike(seen: Seen, teacher: Seen) -> None:
 
 
 def _shape(site: Site) -> tuple:
-    if site.weight is None:
-        return type(site.owner).__name__, tuple(site.owner.moving_mean.shape)
-    return type(site.owner).__name__, site.weight.shape
-
-
-class _Moments:
-    """Second moments of inputs, and of inputs with what is still missing.
-
-    Args:
-        shape: Tuple of three integers: matrices, inputs, outputs.
-        block: Slice of the inputs.
-    """
-
-    def __init__(self, shape, block):
-        matrices, inputs, outputs = shape
-        size = len(range(inputs)[block])
-        self._block = block
-        self.count = 0
-        self._x = np.zeros((matrices, 1, size))
-        self._y = np.zeros((matrices, 1, outputs))
-        self._xx = np.zeros((matrices, size, size))
-        self._xy = np.zeros((matrices, size, outputs))
-
-    def add(self, rows: np.ndarray, residual: np.ndarray) -> None:
-        rows = rows[..., self._block]
-        self.count += rows.shape[1]
-        self._x += rows.sum(axis=1, keepdims=True)
-        self._y += residual.sum(axis=1, keepdims=True)
-        turned = rows.swapaxes(1, 2)
-        self._xx += turned @ rows
-        self._xy += turned @ residual
-
-    @property
-    def residual_mean(self) -> np.ndarray:
-        return self._y / self.count
-
-    def of(self, centred: bool) -> tuple[np.ndarray, np.ndarray]:
-        """The moments, about the means where a bias takes these up."""
-        gram, cross = self._xx / self.count, self._xy / self.count
-        if centred:
-            mean = self._x.swapaxes(1, 2) / self.count
-            gram = gram - mean @ mean.swapaxes(1, 2)
-            cross = cross - mean @ self.residual_mean
-        return gram, cross
-
-
-class _Statistics:
-    """Mean and variance of each channel that a BatchNormalization reads."""
-
-    def __init__(self, owner: keras.layers.BatchNormalization):
-        self._axis = owner.axis
-        self._count = 0
-        self._sums: Any = 0.0
-        self._squares: Any = 0.0
-
-    def add(self, x: np.ndarray) -> None:
-        x = np.moveaxis(x, self._axis, -1)
-        x = x.reshape(-1, x.shape[-1])
-        self._count += len(x)
-        self._sums = self._sums + x.sum(axis=0)
-        self._squares = self._squares + np.square(x).sum(axis=0)
-
-    @property
-    def mean(self) -> np.ndarray:
-        return self._sums / self._count
-
-    @property
-    def variance(self) -> np.ndarray:
-        found = self._squares / self._count - np.square(self.mean)
-        return np.maximum(found, 0.0)
+    return type(site.owner).__name__, site.shape

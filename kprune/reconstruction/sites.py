@@ -24,26 +24,45 @@ CHECKED_ROWS = 2_000
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Site:
-    """A layer that can be repaired: one of its kernels, or its statistics.
+    """A layer that can be repaired: a BatchNormalization by its statistics.
 
     Args:
         owner: The Keras layer that is called.
-        weight: `PrunableWeight`, `None` for a BatchNormalization.
-        map: `LinearMap` of the weight, or `None`.
     """
 
     owner: keras.layers.Layer
-    weight: PrunableWeight | None = None
-    map: LinearMap | None = None
 
     @property
     def name(self) -> str:
-        """String. The layer, and the kernel where it is in a larger layer."""
-        if self.weight is None:
-            return self.owner.name
-        if self.weight.name == "kernel":
-            return self.weight.layer.name
-        return f"{self.weight.layer.name}/{self.weight.name}"
+        """String. The layer, and the kernel where it has several."""
+        return self.owner.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Tuple of integers: that of what is repaired."""
+        return tuple(self.owner.moving_mean.shape)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class KernelSite(Site):
+    """A kernel that can be fitted.
+
+    Args:
+        owner: The Keras layer that uses it.
+        weight: Its `PrunableWeight`.
+        map: Its `LinearMap`.
+    """
+
+    weight: PrunableWeight
+    map: LinearMap
+
+    @property
+    def name(self) -> str:
+        return name_of(self.weight)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.weight.shape
 
     @property
     def kept(self) -> np.ndarray:
@@ -65,6 +84,18 @@ class Site:
         # Only the last of two kernels in a row makes the layer's outputs.
         makes = self.weight.variable.name != "depthwise_kernel"
         return bias if makes else None
+
+    def outputs_of(self, bias: np.ndarray) -> np.ndarray:
+        """A bias, or its mask, as outputs of shape `(matrices, 1, outputs)`."""
+        matrices, _, outputs = self.map.shape
+        return bias.reshape(matrices, 1, outputs)
+
+
+def name_of(weight: PrunableWeight) -> str:
+    """The name of a layer, and of the kernel where that does not say it."""
+    if weight.name == "kernel":
+        return weight.layer.name
+    return f"{weight.layer.name}/{weight.name}"
 
 
 class Stop(BaseException):
@@ -99,7 +130,7 @@ def look(model: keras.Model, x: Any, lifted: bool) -> Seen:
         `Seen`.
     """
     of_owner: dict[int, list[Site]] = {}
-    owners = {}
+    owners: dict[int, keras.layers.Layer] = {}
     for weight in all_weights(model):
         if not weight.layer.trainable:
             continue
@@ -114,7 +145,7 @@ def look(model: keras.Model, x: Any, lifted: bool) -> Seen:
                 if one.variable is weight.variable:
                     owners[id(owner)] = owner
                     of_owner.setdefault(id(owner), []).append(
-                        Site(owner, weight, one)
+                        KernelSite(owner, weight, one)
                     )
     for layer in sublayers(model):
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -230,7 +261,7 @@ class Sample:
 
 
 def _read(site, arguments, wanted, place) -> np.ndarray:
-    if site.map is None:
+    if not isinstance(site, KernelSite):
         return to_numpy(arguments["inputs"])
 
     def chosen(count):

@@ -60,7 +60,7 @@ def test_the_inner_allocation_gets_what_it_asks_for():
         return [sparsity] * len(layers)
 
     model = _convolutions()
-    updater = kprune.pruning.MaskUpdater(allocation=Capped(rising))
+    updater = kprune.updating.MaskUpdater(allocation=Capped(rising))
     updater.update(model, 0.5, progress=0.25)
     assert seen == [(2, 0.25, [(3, 3, 20, 20)])]
     assert model.layers[0].sparsity == 0

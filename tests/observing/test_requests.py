@@ -30,7 +30,7 @@ def _masks(model):
 
 
 def _updater(**members):
-    return kprune.pruning.MaskUpdater(**members)
+    return kprune.updating.MaskUpdater(**members)
 
 
 def test_what_is_asked_for():

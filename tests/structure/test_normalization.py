@@ -229,7 +229,7 @@ def test_the_option_is_of_the_model():
 
 def test_the_option_can_change_between_updates():
     model = kprune.make_prunable(_stack(layers.LayerNormalization()))
-    pruner = kprune.pruning.MaskUpdater(granularity="filter", **PADS)
+    pruner = kprune.updating.MaskUpdater(granularity="filter", **PADS)
     pruner.update(model, 0.5)
     assert kprune.strip(model).layers[0].units == 4
     kprune.prune(model, 0.5, granularity="filter")

@@ -5,6 +5,7 @@ They declare `of_slices(kernel, axis)`, as a criterion of a user's own can; see
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import ClassVar, NoReturn
 
 import numpy as np
@@ -24,7 +25,7 @@ class FPGM:
     Example:
 
     >>> kernel = np.array([[0., 1., 5.]])  # three filters of one weight
-    >>> kprune.criteria_of_groups.FPGM().of_slices(kernel, 1, role="out")
+    >>> kprune.criteria.FPGM().of_slices(kernel, 1, role="out")
     array([6., 5., 9.])
 
     Reference:
@@ -78,7 +79,7 @@ class BNScale:
     Example:
 
     >>> gamma = np.array([0.5, -2.0, 0.0])
-    >>> kprune.criteria_of_groups.BNScale().of_slices(gamma, 0)
+    >>> kprune.criteria.BNScale().of_slices(gamma, 0)
     array([0.5, 2. , 0. ])
 
     Reference:
@@ -104,37 +105,58 @@ class BNScale:
         return np.abs(gamma)
 
 
-def taylor_slices(
-    kernel: np.ndarray, axis: int, *, gradient: np.ndarray
-) -> np.ndarray:
-    """Scores slices by what the loss would change if they were 0.
+@dataclasses.dataclass(frozen=True)
+class Activation:
+    """Channels that are hardly active go.
 
-    The square of the sum of weight times gradient over each slice: to first
-    order the squared change of the loss. Within a slice what has opposite signs
-    cancels, as it does in the loss.
+    The score of a channel is the mean absolute value of what the kernels that
+    read it read, over the data; the mean where several read it.
+
+    It scores whole filters, so it serves where whole groups go:
+    `granularity="filter"`, in a model whose graph can be read.
 
     Args:
-        kernel: Array.
-        axis: Integer.
-        gradient: Array of the shape of the kernel: the loss's gradient.
-
-    Returns:
-        Float array, one score for each index along the axis.
+        positive_share: Boolean. Whether to score by the share of activations
+            that are not 0 instead (1 - APoZ), which suits ReLU.
 
     Example:
 
-    >>> kernel = np.array([[1., 2.], [3., 4.]])
-    >>> gradient = np.array([[1., 1.], [-1., 1.]])
-    >>> kprune.criteria_of_groups.taylor_slices(kernel, 1, gradient=gradient)
-    array([ 4., 36.])
+    >>> kprune.criteria.Activation().of_slices(
+    ...     np.ones((2, 3)), 0, role="in",
+    ...     input_magnitude=np.array([[1., 1., 1.], [5., 5., 5.]]),
+    ... )
+    array([1., 5.])
 
-    Reference:
+    References:
 
-    - [Molchanov et al., 2019](https://arxiv.org/abs/1906.10771)
+    - [Hu et al., 2016](https://arxiv.org/abs/1607.03250)
+    - [Molchanov et al., 2017](https://arxiv.org/abs/1611.06440)
     """
-    others = tuple(set(range(kernel.ndim)) - {axis})
-    changes = np.multiply(kernel, gradient, dtype=np.float64)
-    return changes.sum(axis=others) ** 2
+
+    positive_share: bool = False
+
+    def __call__(self, kernel: np.ndarray) -> np.ndarray:
+        _refuse_weights(self)
+
+    @property
+    def of_slices(self) -> Callable:
+        """Scores the slices of a kernel along an axis, see `Criterion`."""
+        return _share_of_slices if self.positive_share else _mean_of_slices
+
+
+def _mean_of_slices(kernel, axis, *, role, input_magnitude):
+    return _along(axis, role, input_magnitude)
+
+
+def _share_of_slices(kernel, axis, *, role, input_zeros):
+    return _along(axis, role, 1 - input_zeros)
+
+
+def _along(axis, role, values) -> np.ndarray | None:
+    if role == "out":
+        return None
+    others = tuple(set(range(values.ndim)) - {axis})
+    return values.mean(axis=others)
 
 
 def _refuse_weights(criterion) -> NoReturn:

@@ -1,24 +1,9 @@
-"""Criteria: which weights matter.
-
-A criterion is any callable that maps a kernel, a NumPy array, to scores of the
-same shape; a higher score means keep. Scores may be negative: their order
-counts. What else it needs it asks for by the names of keyword-only parameters,
-see `kprune.observing.requests`.
-
-One that scores each weight by its own value alone, whatever the others are,
-may say so by an attribute `elementwise` that is true: large kernels are then
-scored in pieces, which takes less memory.
-"""
+"""Criteria that look at the weights alone."""
 
 import dataclasses
 import numbers
-from collections.abc import Callable
 
 import numpy as np
-
-from kprune.received import describe_member
-
-Criterion = Callable[..., np.ndarray]
 
 
 def magnitude(kernel: np.ndarray) -> np.ndarray:
@@ -91,34 +76,3 @@ class Random:
             seed.append(int(generator.integers(2**63)))
         seeded = np.random.default_rng(seed)
         return seeded.random(kernel.shape, dtype=np.float32)
-
-
-_BUILT_IN: dict[str, Criterion] = {"magnitude": magnitude, "random": Random()}
-
-
-def get(identifier: Criterion | str) -> Criterion:
-    """Returns the criterion that `identifier` stands for.
-
-    Args:
-        identifier: The name of a built-in criterion, `"magnitude"` or
-            `"random"`, or a callable from kernel to scores.
-
-    Returns:
-        A callable from a kernel to scores of the same shape.
-
-    Raises:
-        ValueError: If there is no such criterion.
-
-    Example:
-
-    >>> kprune.criteria.get("magnitude")(np.array([-3.0]))
-    array([3.])
-    """
-    if isinstance(identifier, str) and identifier.lower() in _BUILT_IN:
-        return _BUILT_IN[identifier.lower()]
-    if callable(identifier) and not isinstance(identifier, type):
-        return identifier
-    raise ValueError(
-        "Unknown criterion. Expected a callable from kernel to scores, or one "
-        f"of {sorted(_BUILT_IN)}. Received: {describe_member(identifier)}"
-    )

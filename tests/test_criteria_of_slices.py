@@ -9,7 +9,7 @@ from keras import layers
 from models import numpy
 
 import kprune
-from kprune.criteria_of_groups import FPGM, BNScale, taylor_slices
+from kprune.criteria import FPGM, BNScale, taylor_slices
 
 
 def _kept(layer):
