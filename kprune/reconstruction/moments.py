@@ -33,9 +33,9 @@ class Moments:
         self._xx += turned @ rows
         self._xy += turned @ residual
 
-    @property
-    def residual_mean(self) -> np.ndarray:
-        return self._y / self.count
+    def left_by(self, change: np.ndarray) -> np.ndarray:
+        """The mean of what is still missing once the weights have changed."""
+        return (self._y - self._x @ change) / self.count
 
     def of(self, centred: bool) -> tuple[np.ndarray, np.ndarray]:
         """The moments, about the means where a bias takes these up."""
@@ -43,7 +43,7 @@ class Moments:
         if centred:
             mean = self._x.swapaxes(1, 2) / self.count
             gram = gram - mean @ mean.swapaxes(1, 2)
-            cross = cross - mean @ self.residual_mean
+            cross = cross - mean @ (self._y / self.count)
         return gram, cross
 
 

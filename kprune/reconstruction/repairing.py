@@ -30,8 +30,12 @@ from kprune.reconstruction.sites import (
 
 # Of so many samples one is held out, to see whether a fit is one.
 _HELD_OUT = 8
+# How many numbers of inputs a model is called with at once: on a network of
+# images its activations take some hundred times as much.
+_NUMBERS = 1 << 21
 # The widest second moment that is made at once, in inputs.
 _BLOCK = 4096
+_KEPT = "kept as it was"
 # Fewer than these were seen to fit to chance.
 _FEW = 64
 
@@ -315,10 +319,11 @@ class Repair:
         masks = site.map.matrices(kept)
         starts = range(0, site.map.shape[1], _BLOCK)
         note = f"solved in {len(starts)} blocks" if len(starts) > 1 else ""
-        fitted = matrices.copy()
-        rows = 0
+        fitted = matrices
+        rows, left = 0, np.zeros((1, 1, 1))
         for start in starts:
             block = slice(start, start + _BLOCK)
+            seen_with = fitted
             moments = self._moments(site, of_dense, seen, fitted, block)
             rows = moments.count
             gram, cross = moments.of(is_free)
@@ -330,7 +335,8 @@ class Repair:
                     dense = site.map.matrices(of_dense.weight.value())
                     matrices = np.where(masks, dense, 0).astype(float)
                     cross = cross + gram @ (fitted - matrices)
-                    fitted = matrices.copy()
+                    fitted = matrices
+            fitted = fitted.copy()
             for index, mask in enumerate(masks):
                 old = fitted[index, block]
                 fitted[index, block] = least_squares.fit(
@@ -339,26 +345,29 @@ class Repair:
                     old,
                     mask[block],
                 )
+            left = moments.left_by((fitted - seen_with)[:, block])
         if rows < site.map.shape[1]:
             note = (
                 f"{rows:,} rows for {site.map.shape[1]:,} inputs; "
                 "damping holds the rest"
             )
         return self._decide(
-            site, of_dense, seen, matrices, fitted, masks, is_free, note
+            site, of_dense, seen, matrices, fitted, left, masks, is_free, note
         )
 
     def _decide(
-        self, site, of_dense, seen, matrices, fitted, masks, is_free, note
+        self, site, of_dense, seen, matrices, fitted, left, masks, is_free, note
     ) -> tuple[float, float, str]:
-        """Takes the fit where its error on held-out samples is lower."""
+        """Takes the fit where its error on held-out samples is lower.
+
+        `left` is the mean of what the fit leaves to a bias.
+        """
         old_bias = new_bias = np.zeros((1, 1, 1))
         if site.bias is not None:
             kept_bias = site.outputs_of(self._kept_bias(site))
             old_bias = site.outputs_of(weights.to_numpy(site.bias))
             old_bias = np.where(kept_bias, old_bias, 0.0)
-            moments = self._moments(site, of_dense, seen, fitted, slice(0, 0))
-            new_bias = np.where(kept_bias, moments.residual_mean, 0.0)
+            new_bias = np.where(kept_bias, left, 0.0)
         before, after = self._errors(
             site,
             of_dense,
@@ -477,21 +486,41 @@ def _inputs(site: Site) -> int:
 
 
 def _take(batches: list[Batch], indices: np.ndarray) -> list[Batch]:
-    """Some of the samples of all batches, without their targets."""
-    found, start = [], 0
+    """Some of the samples of all batches, in batches as large as memory has.
+
+    Args:
+        batches: List of `Batch`; their targets are left out.
+        indices: Integer array: which of all samples.
+
+    Returns:
+        List of `Batch`.
+    """
+    found: list[list] = []
+    start = numbers = 0
     for batch in batches:
         of_batch = indices[(indices >= start) & (indices < start + len(batch))]
-        if len(of_batch):
-            rows = of_batch - start
-            found.append(
-                Batch(
-                    keras.tree.map_structure(
-                        lambda leaf, rows=rows: leaf[rows], batch.x
-                    )
-                )
-            )
+        rows = of_batch - start
         start += len(batch)
-    return found
+        leaves = [leaf[rows] for leaf in keras.tree.flatten(batch.x)]
+        if not len(rows):
+            continue
+        numbers += sum(leaf.size for leaf in leaves)
+        is_alike = found and all(
+            leaf.shape[1:] == other.shape[1:]
+            for leaf, other in zip(leaves, found[-1][-1])
+        )
+        if not is_alike or numbers > _NUMBERS:
+            found.append([])
+            numbers = sum(leaf.size for leaf in leaves)
+        found[-1].append(leaves)
+    return [
+        Batch(
+            keras.tree.pack_sequence_as(
+                batches[0].x, [np.concatenate(parts) for parts in zip(*group)]
+            )
+        )
+        for group in found
+    ]
 
 
 def _check_alike(seen: Seen, teacher: Seen) -> None:
