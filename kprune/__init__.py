@@ -16,19 +16,21 @@ from kprune import plots as plots
 from kprune import schedules as schedules
 from kprune import structure as structure
 from kprune import testing as testing
-from kprune.callbacks import OnceFrozen as OnceFrozen
 from kprune.callbacks import PruningScheduler as PruningScheduler
 from kprune.conversion import make_prunable as make_prunable
 from kprune.exporting import ExportResult as ExportResult
 from kprune.exporting import export as export
+from kprune.final_epochs import OnceFrozen as OnceFrozen
 from kprune.layers import PrunableLayer as PrunableLayer
 from kprune.measuring.costs import Cost as Cost
 from kprune.measuring.costs import cost as cost
-from kprune.measuring.reporting import PruningReport as PruningReport
+from kprune.measuring.pruning_report import PruningReport as PruningReport
 from kprune.measuring.reporting import report as report
 from kprune.progress import Pruner as Pruner
-from kprune.prunable import sparsity as sparsity
 from kprune.pruning import prune as prune
+from kprune.reconstruction import Reconstruction as Reconstruction
+from kprune.reconstruction import recalibrate as recalibrate
+from kprune.reconstruction import reconstruct as reconstruct
 from kprune.shorthands import PrunableConv2D as PrunableConv2D
 from kprune.shorthands import PrunableDense as PrunableDense
 from kprune.stripping import strip as strip
@@ -39,3 +41,4 @@ from kprune.tflite.sparse_inference import (
 from kprune.tflite.sparse_inference import (
     check_sparse_inference as check_sparse_inference,
 )
+from kprune.zeros import sparsity as sparsity

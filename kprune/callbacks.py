@@ -1,8 +1,8 @@
-"""Callbacks: masks that grow while a model trains, and what heeds them."""
+"""The callback whose masks grow while a model trains."""
 
 import functools
 import numbers
-import warnings
+from typing import Any
 
 import keras
 
@@ -10,11 +10,12 @@ from kprune import schedules, shortfall
 from kprune.allocations import Allocation
 from kprune.criteria import Criterion
 from kprune.granularities import Granularity
+from kprune.observing import samples
 from kprune.progress import Clock, Pruner, apply_masks
-from kprune.prunable import masked_share, sparsity
 from kprune.schedules import Schedule
 from kprune.weights import to_numpy
 from kprune.wrappers import trainable_layers
+from kprune.zeros import masked_share, sparsity
 
 
 class PruningScheduler(keras.callbacks.Callback):
@@ -58,6 +59,9 @@ class PruningScheduler(keras.callbacks.Callback):
             layer; see `kprune.allocations.get`.
         update_freq: `"epoch"`, or a number of training steps. With a number
             there are updates at that many steps and at the end of each epoch.
+        data: Samples for criteria that ask for what is computed from them; see
+            `kprune.prune`. Read once, observed anew at each update.
+        loss: The loss for criteria that ask for gradients; see `kprune.prune`.
         pad_layer_norm: Boolean; see `kprune.prune`.
 
     Raises:
@@ -88,6 +92,8 @@ class PruningScheduler(keras.callbacks.Callback):
         granularity: Granularity | str | None = None,
         allocation: Allocation | str = "uniform",
         update_freq: str | int = "epoch",
+        data: Any = None,
+        loss: Any = None,
         pad_layer_norm: bool = False,
     ):
         super().__init__()
@@ -99,6 +105,9 @@ class PruningScheduler(keras.callbacks.Callback):
             criterion=criterion,
             granularity=granularity,
             allocation=allocation,
+            # Read once: a generator gives its batches once.
+            data=None if data is None else samples.read(data),
+            loss=loss,
             pad_layer_norm=pad_layer_norm,
         )
         self._pruner = self._new_pruner()
@@ -211,95 +220,3 @@ class PruningScheduler(keras.callbacks.Callback):
             # The last epoch trains under the final masks.
             progress = max(progress, schedules.end(self.schedule))
         self._pruner.update(self.model, progress)
-
-
-class OnceFrozen(keras.callbacks.Callback):
-    """Shows another callback only the epochs that trained under final masks.
-
-    For callbacks that look for the best epoch: an early one, still dense, is
-    often better than all that are pruned, and would be kept in their place.
-    With two or more epochs the last one always counts.
-
-    Args:
-        callback: A Keras callback that acts at the ends of epochs, such as
-            `keras.callbacks.ModelCheckpoint`, `EarlyStopping` or
-            `ReduceLROnPlateau`.
-        scheduler: The `PruningScheduler` of the same training, which is in
-            the list of callbacks too, in any order.
-
-    Raises:
-        ValueError: If the arguments are not such callbacks.
-
-    Example:
-
-    ```python
-    scheduler = kprune.PruningScheduler(0.8)
-    best = keras.callbacks.ModelCheckpoint("best.keras", save_best_only=True)
-    model.fit(
-        x, y, epochs=10, validation_split=0.1,
-        callbacks=[scheduler, kprune.OnceFrozen(best, scheduler)],
-    )
-    ```
-    """
-
-    def __init__(
-        self, callback: keras.callbacks.Callback, scheduler: PruningScheduler
-    ):
-        super().__init__()
-        is_callback = isinstance(callback, keras.callbacks.Callback)
-        if not is_callback or not isinstance(scheduler, PruningScheduler):
-            raise ValueError(
-                "`OnceFrozen(callback, scheduler)` takes a Keras callback and "
-                "the `PruningScheduler` of the training. "
-                f"Received: callback={callback!r}, scheduler={scheduler!r}"
-            )
-        if getattr(callback, "save_freq", "epoch") != "epoch":
-            raise ValueError(
-                "`OnceFrozen` shows a callback the ends of epochs, not steps, "
-                f"and {type(callback).__name__} would never save. Leave out "
-                f"its `save_freq`. Received: save_freq={callback.save_freq!r}"
-            )
-        self.callback = callback
-        self.scheduler = scheduler
-        self._epoch: int | None = None
-        self._counts = False
-
-    def set_params(self, params: dict) -> None:
-        super().set_params(params)
-        self.callback.set_params(params)
-
-    def set_model(self, model: keras.Model) -> None:
-        super().set_model(model)
-        self.callback.set_model(model)
-
-    def on_train_begin(self, logs: dict | None = None) -> None:
-        self.callback.on_train_begin(logs)
-
-    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        # What freezes at the end of an epoch was not validated in it.
-        self._epoch = epoch
-        self._counts = self.scheduler.is_frozen
-        if self._counts:
-            self.callback.on_epoch_begin(epoch, logs)
-
-    def on_train_batch_begin(
-        self, batch: int, logs: dict | None = None
-    ) -> None:
-        # A scheduler that comes later in the list froze as the epoch began.
-        if batch == 0 and not self._counts and self.scheduler.is_frozen:
-            self._counts = True
-            self.callback.on_epoch_begin(self._epoch)
-
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        if self._counts:
-            self.callback.on_epoch_end(epoch, logs)
-
-    def on_train_end(self, logs: dict | None = None) -> None:
-        self.callback.on_train_end(logs)
-        if not self._counts:
-            warnings.warn(
-                f"`OnceFrozen` showed {type(self.callback).__name__} no epoch: "
-                "none trained under final masks. Pass its scheduler to `fit` "
-                "too, and train for two or more epochs.",
-                stacklevel=2,
-            )

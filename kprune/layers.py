@@ -1,15 +1,14 @@
 """Prunable layers: they hold the masks and multiply by them."""
 
 import math
-from collections.abc import Callable
 from typing import Any, Self
 
 import keras
 import numpy as np
 
-from kprune import calling, granularities, keras_internals, weights
+from kprune import calling, granularities, weights
 from kprune.granularities import Granularity
-from kprune.received import describe
+from kprune.stand_in import StandIn
 
 _CONVOLUTIONS = (
     keras.layers.Conv1D,
@@ -26,7 +25,7 @@ _CONVOLUTIONS = (
 
 
 @keras.saving.register_keras_serializable(package="kprune")
-class PrunableLayer(keras.layers.Wrapper):
+class PrunableLayer(StandIn):
     """Gives any Keras layer with kernels a mask, and multiplies by it.
 
     In training and in inference the wrapped layer computes with
@@ -71,7 +70,6 @@ class PrunableLayer(keras.layers.Wrapper):
     ((10, 4), 0.0)
     """
 
-    _accepts = keras.layers.Layer
     # What `_masked_variables` found, and among which variables.
     _found: tuple[list[int] | None, list[tuple]] = (None, [])
 
@@ -85,65 +83,17 @@ class PrunableLayer(keras.layers.Wrapper):
         self._check(layer)
         if granularity is not None:
             granularities.get(granularity)
-        # What goes by names goes on: losses, labels, metrics, layouts.
-        kwargs.setdefault("name", layer.name)
-        kwargs.setdefault("dtype", layer.dtype_policy)
-        # Keras reads the names of the arguments of `call`: what is a tensor,
-        # what has a mask, what is built of which shape.
-        object.__setattr__(self, "call", calling.like(layer.call, self.call))
-        # Without autocast the masked values keep the variables' own dtype;
-        # the wrapped layer casts them as it always does.
-        super().__init__(layer, autocast=False, **kwargs)
-        if not kwargs.get("trainable", True):
-            layer.trainable = False
+        super().__init__(layer, **kwargs)
         self._granularity = granularity
         self._masks: dict[str, keras.Variable] = {}
         self._for_good: dict[str, keras.Variable] = {}
-        self.supports_masking = layer.supports_masking
-        # The wrapped layer checks and converts its arguments.
-        keras_internals.take_any_arguments(self)
-        # Made in a `keras.RematScope`: recomputed with its masks, or not at
-        # all. The wrapped layer alone would be recomputed without them.
-        keras_internals.take_over_recomputing(self, layer)
         if weights.are_complete(layer):
             self.build()
 
     def _check(self, layer):
-        name = type(self).__name__
-        if not isinstance(layer, keras.layers.Layer):
-            raise ValueError(
-                f"`{name}` wraps a Keras layer, such as "
-                f"`{name}(keras.layers.{self._accepts.__name__}(...))`. "
-                f"Received: {describe(layer)}"
-            )
-        if isinstance(layer, PrunableLayer):
-            raise ValueError(
-                f"`{name}` received a layer that is prunable already: "
-                f"'{layer.name}'. Wrap its `.layer`, or use it as it is."
-            )
-        if isinstance(layer, keras.Model):
-            raise ValueError(
-                f"`{name}` wraps one layer, not a model. Use "
-                f"`kprune.make_prunable(model)`. Received: '{layer.name}'"
-            )
-        if not isinstance(layer, self._accepts):
-            raise ValueError(
-                f"`{name}` wraps a `keras.layers.{self._accepts.__name__}`; "
-                "use `kprune.PrunableLayer` for other layers. "
-                f"Received: layer '{layer.name}' of type "
-                f"{type(layer).__name__}"
-            )
+        super()._check(layer)
         if weights.are_complete(layer) and not weights.kernels(layer):
             raise ValueError(_no_kernels(layer))
-
-    @property
-    def trainable(self) -> bool:
-        """Boolean. Whether the wrapped layer trains."""
-        return self.layer.trainable
-
-    @trainable.setter
-    def trainable(self, value: bool) -> None:
-        self.layer.trainable = value
 
     @property
     def granularity(self) -> Granularity | str:
@@ -245,11 +195,7 @@ class PrunableLayer(keras.layers.Wrapper):
             *args: Those of the wrapped layer's `build`: a shape, or several.
             **kwargs: By name, such as `query_shape` and `value_shape`.
         """
-        if not self.layer.built:
-            # Its variables have the paths that they have without a wrapper.
-            keras_internals.share_scope(self.layer, self)
-            self.layer.build(*args, **kwargs)
-            self.layer.built = True
+        super().build(*args, **kwargs)
         if not weights.kernels(self.layer):
             raise ValueError(_no_kernels(self.layer))
         if not self._masks:
@@ -281,9 +227,6 @@ class PrunableLayer(keras.layers.Wrapper):
                 setattr(self, f"_kept_{index}", variable)
         self.built = True
 
-    def get_build_config(self) -> dict | None:
-        return self.layer.get_build_config()
-
     def build_from_config(self, config: dict) -> None:
         if not self.layer.built:
             self.layer.build_from_config(config)
@@ -298,31 +241,7 @@ class PrunableLayer(keras.layers.Wrapper):
             (variable, weights.times_mask(variable, mask))
             for variable, mask in self._masked_variables()
         ]
-        # The scope gives the wrapped layer these values for its variables,
-        # whatever kind of layer it is, and catches what it assigns.
-        with calling.Scope(masked) as scope:
-            outputs = self.layer(*args, **kwargs)
-        for variable in scope.assigned:
-            variable.assign(scope.get_current_value(variable))
-        for loss in scope.losses:
-            if scope.original_scope is None:
-                self.add_loss(loss)
-            elif scope.original_scope.collect_losses:
-                # The wrapped layer counts it as its own there; added by this
-                # layer too it would count twice.
-                scope.original_scope.add_loss(loss)
-        return outputs
-
-    def rematerialized_call(
-        self, layer_call: Callable, *args: Any, **kwargs: Any
-    ) -> Callable:
-        # JAX keeps what it traced of a function, with the values of that call;
-        # of a new function it has none.
-        return super().rematerialized_call(
-            lambda *args, **kwargs: layer_call(*args, **kwargs),
-            *args,
-            **kwargs,
-        )
+        return self.call_layer(masked, args, kwargs)
 
     def _masked_variables(self) -> list:
         """Pairs of a variable and its mask.
@@ -338,24 +257,6 @@ class PrunableLayer(keras.layers.Wrapper):
             # Set as Keras sets attributes these would be weights twice.
             object.__setattr__(self, "_found", (found_in, pairs))
         return self._found[1]
-
-    # Keras reads the argument names of these methods when it traces a layer;
-    # the wrapped layer has the right ones.
-    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
-        # By a call: that casts as the layer does in mixed precision.
-        args, kwargs = calling.as_symbols((args, kwargs))
-        with keras_internals.calls_forgotten(self.layer):
-            return calling.as_symbols(self.layer(*args, **kwargs))
-
-    def compute_output_shape(self, *args: Any, **kwargs: Any) -> Any:
-        return self.layer.compute_output_shape(*args, **kwargs)
-
-    def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
-        return self.layer.compute_mask(inputs, previous_mask)
-
-    def count_params(self) -> int:
-        # Masks are bookkeeping: the summary's row shows the layer's weights.
-        return self.layer.count_params()
 
     def get_config(self) -> dict:
         granularity = self._granularity

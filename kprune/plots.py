@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kprune.layers import PrunableLayer
-from kprune.measuring.reporting import PruningReport
+from kprune.measuring.pruning_report import PruningReport
 from kprune.weights import masked_value, to_numpy
 
 if TYPE_CHECKING:

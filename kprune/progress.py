@@ -1,6 +1,7 @@
 """The clock: how much of a training is done, and when masks are frozen."""
 
 import math
+from typing import Any
 
 import keras
 
@@ -8,11 +9,11 @@ from kprune import schedules
 from kprune.allocations import Allocation
 from kprune.criteria import Criterion
 from kprune.granularities import Granularity
-from kprune.prunable import masked_share
 from kprune.pruning import MaskUpdater
 from kprune.schedules import Schedule
 from kprune.shortfall import warn_if_nothing_went
 from kprune.wrappers import trainable_layers
+from kprune.zeros import masked_share
 
 # A progress such as 7 / 10 may be a rounding error short of the end.
 _ROUNDING = 1e-9
@@ -45,6 +46,9 @@ class Pruner:
             `kprune.granularities.get`. `None` leaves it to each layer.
         allocation: How the sparsity is shared out; see
             `kprune.allocations.get`.
+        data: Samples for criteria that ask for what is computed from them; see
+            `kprune.prune`. Read once, observed anew at each update.
+        loss: The loss for criteria that ask for gradients; see `kprune.prune`.
         pad_layer_norm: Boolean; see `kprune.prune`.
 
     Raises:
@@ -76,12 +80,19 @@ class Pruner:
         criterion: Criterion | str = "magnitude",
         granularity: Granularity | str | None = None,
         allocation: Allocation | str = "uniform",
+        data: Any = None,
+        loss: Any = None,
         pad_layer_norm: bool = False,
     ):
         self.schedule = schedules.get(schedule)
         self._granularity = granularity
         self._masks = MaskUpdater(
-            criterion, granularity, allocation, pad_layer_norm=pad_layer_norm
+            criterion,
+            granularity,
+            allocation,
+            data=data,
+            loss=loss,
+            pad_layer_norm=pad_layer_norm,
         )
         self._model: keras.Model | None = None
         # That of the last update.

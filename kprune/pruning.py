@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import keras
 import numpy as np
@@ -21,10 +22,14 @@ from kprune.allocations import Allocation
 from kprune.criteria import Criterion
 from kprune.granularities import Granularity
 from kprune.layers import PrunableLayer
-from kprune.observing import requests
+from kprune.measuring.group_macs import GroupMacs
+from kprune.measuring.macs import kernel_macs
+from kprune.observing import requests, samples
+from kprune.observing.observations import Observations
 from kprune.prunable import PrunableWeight, prunable_layers, weights_of
 from kprune.ranking import removed_count
-from kprune.scoring import LazyScores, Scorer
+from kprune.received import describe_member
+from kprune.scoring import LazyScores, Scorer, check_requests
 from kprune.structure import groups
 from kprune.structure.graph import (
     ChannelGraph,
@@ -44,6 +49,8 @@ def prune(
     criterion: Criterion | str = "magnitude",
     granularity: Granularity | str | None = None,
     allocation: Allocation | str = "uniform",
+    data: Any = None,
+    loss: Any = None,
     pad_layer_norm: bool = False,
 ) -> keras.Model:
     """Recomputes all masks of a model once, in place.
@@ -66,6 +73,13 @@ def prune(
             `kprune.granularities.get`. `None` leaves it to each layer.
         allocation: How the sparsity is shared out; see
             `kprune.allocations.get`.
+        data: Samples, for criteria that ask for what is computed from them:
+            what `fit` takes, see `kprune.observing.samples.read`. Some hundred
+            are enough; at most 64 batches are read. Several processes that
+            train one model must be given the same.
+        loss: The loss for criteria that ask for gradients, as `compile` takes
+            it for one output. `None` for the one that the model was compiled
+            with.
         pad_layer_norm: Boolean. Whether to cut the channels that a
             LayerNormalization normalizes over as well: the residual width of
             a transformer or a ConvNeXt. No smaller LayerNormalization gives
@@ -94,7 +108,12 @@ def prune(
     - [Zhu & Gupta, 2017](https://arxiv.org/abs/1710.01878)
     """
     updater = MaskUpdater(
-        criterion, granularity, allocation, pad_layer_norm=pad_layer_norm
+        criterion,
+        granularity,
+        allocation,
+        data=data,
+        loss=loss,
+        pad_layer_norm=pad_layer_norm,
     )
     layers = trainable_layers(model)
     before = shortfall.masked(layers)
@@ -111,6 +130,8 @@ class MaskUpdater:
         criterion: As `prune` takes it.
         granularity: As `prune` takes it.
         allocation: As `prune` takes it.
+        data: As `prune` takes it; it is read at once.
+        loss: As `prune` takes it.
         pad_layer_norm: As `prune` takes it.
     """
 
@@ -120,6 +141,8 @@ class MaskUpdater:
         granularity: Granularity | str | None = None,
         allocation: Allocation | str = "uniform",
         *,
+        data: Any = None,
+        loss: Any = None,
         pad_layer_norm: bool = False,
     ):
         if not isinstance(pad_layer_norm, bool):
@@ -133,12 +156,26 @@ class MaskUpdater:
         )
         self._allocation = allocations.get(allocation)
         self._pad_layer_norm = pad_layer_norm
-        # What is not known is refused before any training.
-        requests.names(self._criterion, "criterion")
+        # What is not known, or not given, is refused before any training.
+        asked = check_requests(self._criterion)
+        observed = [name for name in asked if name in requests.OBSERVED]
+        if observed and data is None:
+            raise ValueError(
+                f"The criterion {describe_member(criterion)} asks for "
+                f"`{observed[0]}`, which is computed from data. Pass `data=`: "
+                "some hundred samples, with their targets where it asks for "
+                "gradients."
+            )
+        self._batches = None if data is None else samples.read(data)
+        self._loss = loss
         requests.names(self._allocation, "allocation")
+        if self._over_groups is not None:
+            requests.names(self._over_groups, "allocation over groups")
         if self._granularity is not None:
             requests.names(self._granularity, "granularity")
         self._graph: ChannelGraph | None = None
+        self._readable: keras.Model | None = None
+        self._counts: dict[int, float | None] | None = None
         self._of: keras.Model | None = None
 
     def update(
@@ -159,28 +196,39 @@ class MaskUpdater:
                 "to mask. Start it with `keras.Input(shape)`, or call it on "
                 "data first."
             )
-        kernels = [weights_of(layer) for layer in layers]
-        scorer = Scorer(self._criterion, _places(model), progress)
-        shares = self._share_out(layers, kernels, sparsity, scorer)
+        observations = None
+        if self._batches is not None:
+            observations = Observations(model, self._batches, self._loss)
+        scorer = Scorer(self._criterion, _places(model), progress, observations)
         wishes = [
-            _Wish(layer, of_layer, share, self._granularity_of(layer))
-            for layer, of_layer, share in zip(layers, kernels, shares)
+            _Wish(
+                layer, weights_of(layer), sparsity, self._granularity_of(layer)
+            )
+            for layer in layers
         ]
         by_groups = [wish for wish in wishes if wish.goes_by_groups]
         graph = self._read_graph(model) if by_groups else None
+        in_groups = [
+            graph is not None
+            and wish.goes_by_groups
+            and graph.has_layer(wish.layer.layer)
+            for wish in wishes
+        ]
+        # Where the allocation ranks groups no weight need be ranked for it.
+        if not (all(in_groups) and self._over_groups):
+            wishes = self._share_out(wishes, sparsity, scorer)
         slices: Slices = {}
         if graph is not None:
             if len(by_groups) == len(wishes):
                 _check_any_free(model, graph, layers)
-            slices = _choose_slices(graph, wishes, scorer)
-        updated = []
-        for wish in wishes:
-            in_groups = (
-                graph is not None
-                and wish.goes_by_groups
-                and graph.has_layer(wish.layer.layer)
+            share_out = functools.partial(
+                self._share_out_groups, layers, sparsity, progress, graph
             )
-            updated.append(_masks_of(wish, slices, scorer, in_groups))
+            slices = _choose_slices(graph, wishes, scorer, share_out)
+        updated = [
+            _masks_of(wish, slices, scorer, is_whole)
+            for wish, is_whole in zip(wishes, in_groups)
+        ]
         # All or none: what fails above leaves the masks as they were.
         for layer, of_layer in zip(layers, updated):
             for name, mask in of_layer.items():
@@ -191,7 +239,14 @@ class MaskUpdater:
             return self._granularity
         return granularities.get(layer.granularity)
 
-    def _share_out(self, layers, kernels, sparsity, scorer) -> list[float]:
+    @property
+    def _over_groups(self) -> Callable | None:
+        return getattr(self._allocation, "over_groups", None)
+
+    def _share_out(self, wishes, sparsity, scorer) -> list["_Wish"]:
+        """The wishes with the sparsities that the allocation gives them."""
+        layers = [wish.layer for wish in wishes]
+
         def score(weight):
             return scorer.scores(weight, sparsity)
 
@@ -202,24 +257,59 @@ class MaskUpdater:
             sparsity,
             offers={
                 "progress": lambda: scorer.progress,
-                "scores": lambda: LazyScores(kernels, score),
+                "scores": lambda: LazyScores(
+                    [wish.kernels for wish in wishes], score
+                ),
             },
         )
-        is_list = isinstance(shares, Iterable) and not isinstance(
-            shares, (Mapping, str)
+        names = [layer.name for layer in layers]
+        found = _checked(
+            shares, names, "The allocation", f"each of the layers {names}"
         )
-        found = list(shares) if is_list else shares
-        if not isinstance(found, list) or len(found) != len(layers):
-            raise ValueError(
-                f"The allocation must return {len(layers)} sparsities, one "
-                "for each of the layers "
-                f"{[layer.name for layer in layers]}, in a list. "
-                f"Received: {found!r} (of type {type(shares).__name__})"
-            )
         return [
-            schedules.validate_sparsity(share, f"sparsity of '{layer.name}'")
-            for layer, share in zip(layers, found)
+            dataclasses.replace(wish, sparsity=share)
+            for wish, share in zip(wishes, found)
         ]
+
+    def _share_out_groups(
+        self, layers, sparsity, progress, graph, classes
+    ) -> list[float]:
+        """The sparsity of each class of groups."""
+        if self._over_groups is None:
+            return [of_class.mean_sparsity() for of_class in classes]
+        makers = [
+            tuple({id(p.layer): p.layer for p in of_class.producers}.values())
+            for of_class in classes
+        ]
+        shares = requests.answer(
+            self._over_groups,
+            "allocation over groups",
+            [
+                np.repeat(of_class.scores, of_class.channels)
+                for of_class in classes
+            ],
+            sparsity,
+            offers={
+                "layers": lambda: layers,
+                "least": lambda: [of_class.least for of_class in classes],
+                "macs": lambda: GroupMacs(self._kernel_macs, graph, classes),
+                "makers": lambda: makers,
+                "progress": lambda: progress,
+            },
+        )
+        names = [" and ".join(layer.name for layer in of) for of in makers]
+        return _checked(
+            shares,
+            names,
+            "`over_groups` of the allocation",
+            f"each class of groups, those of {names}",
+        )
+
+    def _kernel_macs(self) -> dict[int, float | None]:
+        """The multiply-accumulates of the kernels, counted once a graph."""
+        if self._counts is None:
+            self._counts = kernel_macs(self._readable)
+        return self._counts
 
     def _read_graph(self, model) -> ChannelGraph | None:
         """The model's graph, `None` where it has none that can be read."""
@@ -227,11 +317,11 @@ class MaskUpdater:
         of = keras_internals.graph_of(model) or model
         if of is not self._of:
             self._of = of
-            graph = readable_or_none(model)
-            self._graph = None
-            if graph is not None:
+            self._readable = readable_or_none(model)
+            self._graph = self._counts = None
+            if self._readable is not None:
                 self._graph = channel_graph(
-                    graph, pad_layer_norm=self._pad_layer_norm
+                    self._readable, pad_layer_norm=self._pad_layer_norm
                 )
         return self._graph
 
@@ -258,6 +348,23 @@ class _Wish:
         return bool(getattr(self.granularity, "whole_groups", False))
 
 
+def _checked(shares, names, who, each) -> list[float]:
+    """The sparsities that an allocation returns, if it returns such."""
+    is_list = isinstance(shares, Iterable) and not isinstance(
+        shares, (Mapping, str)
+    )
+    found = list(shares) if is_list else shares
+    if not isinstance(found, list) or len(found) != len(names):
+        raise ValueError(
+            f"{who} must return {len(names)} sparsities, one for {each}, in a "
+            f"list. Received: {found!r} (of type {type(shares).__name__})"
+        )
+    return [
+        schedules.validate_sparsity(share, f"sparsity of '{name}'")
+        for name, share in zip(names, found)
+    ]
+
+
 def _places(model) -> dict[int, tuple[int, int]]:
     """Where in the model each kernel is, by the id of its variable."""
     return {
@@ -267,7 +374,7 @@ def _places(model) -> dict[int, tuple[int, int]]:
     }
 
 
-def _choose_slices(graph, wishes, scorer) -> Slices:
+def _choose_slices(graph, wishes, scorer, share_out) -> Slices:
     """Which slices of the layers' variables stay.
 
     Args:
@@ -275,27 +382,25 @@ def _choose_slices(graph, wishes, scorer) -> Slices:
         wishes: List of `_Wish`, of all layers: the kernels of those that do
             not lose groups count in the scores of groups as well.
         scorer: The `Scorer`.
+        share_out: Callable from classes of groups to their sparsities.
     """
-    members, gone, producers = {}, {}, []
+    gone = {
+        id(weight.variable): None if dead is None else ~dead
+        for wish in wishes
+        for weight in wish.kernels
+        for dead in [weight.gone()]
+    }
     makers = {
         id(wish.layer.layer): wish for wish in wishes if wish.goes_by_groups
     }
-    for wish in wishes:
-        pool = getattr(wish.granularity, "pool", granularities.mean_square)
-        for weight in wish.kernels:
-            members[id(weight.variable)] = groups.Member(
-                functools.partial(scorer.scores, weight, wish.sparsity), pool
-            )
-            dead = weight.gone()
-            gone[id(weight.variable)] = None if dead is None else ~dead
-    for binding in graph.bindings:
-        maker = makers.get(id(binding.layer))
-        if binding.role == "out" and maker is not None:
-            producers.append(
-                groups.Producer(
-                    binding.slots, maker.sparsity, maker.granularity
-                )
-            )
+    producers = [
+        groups.Producer(
+            maker.layer, binding.slots, maker.sparsity, maker.granularity
+        )
+        for binding in graph.bindings
+        if binding.role == "out"
+        if (maker := makers.get(id(binding.layer))) is not None
+    ]
 
     def mask_now():
         kept = {
@@ -309,6 +414,7 @@ def _choose_slices(graph, wishes, scorer) -> Slices:
         offers = {
             "generator": lambda: np.random.default_rng(of_group),
             "mask": lambda: mask_now()[of_group][None],
+            "outputs_last": lambda: np.asarray,
             "progress": lambda: scorer.progress,
             "score": lambda: None,
         }
@@ -316,9 +422,10 @@ def _choose_slices(graph, wishes, scorer) -> Slices:
 
     keep = groups.choose(
         graph,
-        groups.pool(graph, members),
+        _group_scores(graph, wishes, producers, scorer),
         ~groups.left(graph, gone),
         producers,
+        share_out,
         call,
     )
     masked = {id(wish.layer.layer) for wish in wishes}
@@ -329,6 +436,53 @@ def _choose_slices(graph, wishes, scorer) -> Slices:
         for binding in graph.bindings
         if id(binding.layer) in masked
     }
+
+
+def _group_scores(graph, wishes, producers, scorer) -> np.ndarray:
+    """The score of each group, as `_choose_slices` asks for it."""
+    members: dict[int, groups.Member]
+    if scorer.slices_of is None:
+        members = {
+            id(weight.variable): functools.partial(
+                _slices, scorer, weight, wish
+            )
+            for wish in wishes
+            for weight in wish.kernels
+        }
+    else:
+        members = {
+            id(binding.variable): scorer.slices_of_variable
+            for binding in graph.bindings
+            if binding.variable.name in scorer.slices_of
+        }
+    scores = groups.pool(graph, members)
+    if not scorer.scores_slices:
+        scores = np.nan_to_num(scores)
+        # As long as a norm, in the order of the mean squares.
+        return np.sign(scores) * np.sqrt(np.abs(scores))
+    is_open = np.isnan(scores) & ~graph.groups.frozen
+    silent = [
+        producer.layer.name
+        for producer in producers
+        if is_open[graph.groups.of_slot[producer.slots]].any()
+    ]
+    if silent:
+        raise ValueError(
+            f"The criterion {scorer.criterion!r} has no score for the filters "
+            f"of the layers {list(dict.fromkeys(silent))}. Leave these out, "
+            "with `kprune.make_prunable(model, where=...)` or "
+            "`layer.trainable = False`, or take another criterion."
+        )
+    return np.nan_to_num(scores)
+
+
+def _slices(scorer, weight, wish, bindings) -> list[np.ndarray | None]:
+    """The scores of the slices of a kernel, along each of its bindings."""
+    if scorer.scores_slices:
+        return scorer.slices(weight, wish.sparsity, bindings)
+    pool = getattr(wish.granularity, "pool", granularities.mean_square)
+    scores = scorer.scores(weight, wish.sparsity)
+    return [pool(scores, binding.axis) for binding in bindings]
 
 
 def _masks_of(wish, slices, scorer, in_groups) -> dict[str, np.ndarray]:
@@ -388,11 +542,14 @@ def _mask_of(weight, wish, mask, scorer) -> np.ndarray:
     share = wish.sparsity
     dead = weight.gone()
     staying = masks.both(mask, None if dead is None else ~dead)
-    if "score" not in requests.names(wish.granularity, "granularity"):
+    asked = requests.names(wish.granularity, "granularity")
+    offers = scorer.offers(weight, share)
+    offers["outputs_last"] = lambda: weight.outputs_last
+    if "score" not in asked:
         scores = _lowered(scorer.scores(weight, share), staying)
-        offers = scorer.offers(weight, share)
         now = offers["mask"]
         offers["mask"] = lambda: weight.outputs_last(now())
+        offers["outputs_last"] = lambda: np.asarray
         turned = weight.outputs_last(scores)
         mask = _ask(wish.granularity, turned, share, offers, weight)
         chosen = weight.back(mask)
@@ -405,12 +562,12 @@ def _mask_of(weight, wish, mask, scorer) -> np.ndarray:
         # The usual case: no array of all scores, which takes longer to fill
         # than to rank.
         score = functools.partial(scorer.of_values, weight, share)
-        offers = {**scorer.offers(weight, share), "score": lambda: score}
+        offers["score"] = lambda: score
         chosen = _ask(wish.granularity, weight.value(), share, offers, weight)
     else:
         # Of equal scores the one with the lower index in the kernel stays.
         scores = _lowered(scorer.scores(weight, share), staying)
-        offers = {**scorer.offers(weight, share), "score": lambda: None}
+        offers["score"] = lambda: None
         chosen = _ask(wish.granularity, scores, share, offers, weight)
     return chosen if staying is None else chosen & staying
 

@@ -1,13 +1,42 @@
 """Asking a criterion for the scores of weights."""
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from kprune import weights
 from kprune.criteria import Criterion
 from kprune.observing import requests
+from kprune.observing.observations import Observations, of_names
 from kprune.prunable import PrunableWeight
+from kprune.structure.records import Binding
+
+# What `of_slices` of a criterion can ask for: of kernels, of other variables.
+_SLICES = "criterion of slices"
+_OTHER_SLICES = "criterion of other slices"
+
+
+def check_requests(criterion: Criterion) -> tuple[str, ...]:
+    """Checks that a criterion asks for nothing that is not known.
+
+    Args:
+        criterion: A criterion.
+
+    Returns:
+        Tuple of all names that it asks for.
+
+    Raises:
+        ValueError: If it does, itself or its `of_slices`.
+    """
+    asked = requests.names(criterion, "criterion")
+    of_slices = getattr(criterion, "of_slices", None)
+    if of_slices is not None:
+        has_names = getattr(criterion, "slices_of", None) is not None
+        family = _OTHER_SLICES if has_names else _SLICES
+        asked += requests.names(of_slices, family)
+    return asked
 
 
 class Scorer:
@@ -18,6 +47,7 @@ class Scorer:
         places: Mapping from the id of a variable to integers that tell the
             kernels of a model apart, the same at each update.
         progress: Float in `[0, 1]`.
+        observations: `Observations` of the model, `None` without data.
     """
 
     def __init__(
@@ -25,15 +55,18 @@ class Scorer:
         criterion: Criterion,
         places: Mapping[int, tuple[int, ...]],
         progress: float,
+        observations: Observations | None = None,
     ):
-        self._criterion = criterion
+        self.criterion = criterion
+        self._slicer: Any = getattr(criterion, "of_slices", None)
         self._places = places
+        self._observations = observations
         self.progress = progress
 
     @property
     def is_elementwise(self) -> bool:
         """Boolean. Whether weights can be scored some at a time."""
-        return bool(getattr(self._criterion, "elementwise", False))
+        return bool(getattr(self.criterion, "elementwise", False))
 
     def offers(self, weight: PrunableWeight, sparsity: float) -> dict:
         """What a member can ask for when it is called for a kernel.
@@ -52,6 +85,7 @@ class Scorer:
             "mask": lambda: weights.to_numpy(weight.mask).copy(),
             "progress": lambda: self.progress,
             "sparsity": lambda: sparsity,
+            **of_names(self._observations, weight, requests.OBSERVED),
         }
 
     def scores(self, weight: PrunableWeight, sparsity: float) -> np.ndarray:
@@ -85,31 +119,138 @@ class Scorer:
         Raises:
             ValueError: As `scores` does.
         """
-        scores = np.asarray(
-            requests.answer(
-                self._criterion,
-                "criterion",
-                values,
-                offers=self.offers(weight, sparsity),
-            )
-        )
-        if scores.shape != values.shape:
-            raise ValueError(
-                f"The criterion {self._criterion!r} must return scores of the "
-                f"kernel's shape {values.shape} for '{weight.name}' of layer "
-                f"'{weight.layer.name}'. Received: scores of shape "
-                f"{scores.shape}"
-            )
+        offers = self.offers(weight, sparsity)
+        if "gram" in requests.names(self.criterion, "criterion"):
+            scores = self._by_matrices(weight, values, offers)
+        else:
+            scores = self._ask(weight, values, offers)
         if scores.dtype.kind in "biu":
             scores = scores.astype(np.float64)
         if not (np.isfinite(scores.max()) and np.isfinite(scores.min())):
             self._raise_not_finite(weight, values)
         return scores
 
+    def _ask(self, weight, values, offers) -> np.ndarray:
+        scores = np.asarray(
+            requests.answer(self.criterion, "criterion", values, offers=offers)
+        )
+        if scores.shape != values.shape:
+            raise ValueError(
+                f"The criterion {self.criterion!r} must return scores of the "
+                f"kernel's shape {values.shape} for '{weight.name}' of layer "
+                f"'{weight.layer.name}'. Received: scores of shape "
+                f"{scores.shape}"
+            )
+        return scores
+
+    def _by_matrices(self, weight, values, offers) -> np.ndarray:
+        """The scores of a criterion that sees kernels as matrices."""
+        grams = offers["gram"]()
+        of_kernel = self._observations.map_of(weight)
+
+        def as_matrix(offer, index):
+            return of_kernel.matrices(offer())[index]
+
+        scores = [
+            self._ask(
+                weight,
+                matrix,
+                {
+                    **offers,
+                    "gram": functools.partial(grams.__getitem__, index),
+                    **{
+                        name: functools.partial(as_matrix, offers[name], index)
+                        for name in requests.OF_KERNELS_SHAPE
+                    },
+                },
+            )
+            for index, matrix in enumerate(of_kernel.matrices(values))
+        ]
+        return of_kernel.kernel(np.stack(scores))
+
+    @property
+    def scores_slices(self) -> bool:
+        """Boolean. Whether the criterion scores slices as a whole."""
+        return self._slicer is not None
+
+    @property
+    def slices_of(self) -> tuple[str, ...] | None:
+        """The names of the variables that it scores slices of.
+
+        `None` stands for the kernels.
+        """
+        return getattr(self.criterion, "slices_of", None)
+
+    def slices(
+        self, weight: PrunableWeight, sparsity: float, bindings: list[Binding]
+    ) -> list[np.ndarray | None]:
+        """The scores of the slices of a kernel.
+
+        Args:
+            weight: The kernel.
+            sparsity: Float. The sparsity asked of it.
+            bindings: List of its `Binding`s.
+
+        Returns:
+            List of arrays, one for each binding: a score for each slice along
+            its axis. `None` where the kernel has no say.
+
+        Raises:
+            ValueError: If the criterion returns something else.
+        """
+        return [
+            self._of_slices(
+                _SLICES,
+                weight.value(),
+                binding,
+                self.offers(weight, sparsity),
+            )
+            for binding in bindings
+        ]
+
+    def slices_of_variable(
+        self, bindings: list[Binding]
+    ) -> list[np.ndarray | None]:
+        """As `slices`, of a variable that is named by `slices_of`.
+
+        Args:
+            bindings: List of its `Binding`s.
+        """
+        offers = {"progress": lambda: self.progress}
+        return [
+            self._of_slices(
+                _OTHER_SLICES,
+                weights.to_numpy(binding.variable),
+                binding,
+                offers,
+            )
+            for binding in bindings
+        ]
+
+    def _of_slices(self, family, values, binding, offers) -> np.ndarray | None:
+        found = requests.answer(
+            self._slicer,
+            family,
+            values,
+            binding.axis,
+            offers={**offers, "role": lambda: binding.role},
+        )
+        if found is None:
+            return None
+        scores, length = np.asarray(found), values.shape[binding.axis]
+        if scores.shape != (length,) or not np.isfinite(scores).all():
+            raise ValueError(
+                f"`of_slices` of the criterion {self.criterion!r} must return "
+                f"{length} finite scores, one for each slice of "
+                f"'{binding.variable.name}' of layer '{binding.layer.name}' "
+                f"along axis {binding.axis}, or None. Received: {found!r}"
+            )
+        return scores
+
     def _raise_not_finite(self, weight, values):
         if np.isfinite(values).all():
             raise ValueError(
-                f"The criterion {self._criterion!r} returned scores that are "
+                f"The criterion {self.criterion!r} returned scores that are "
                 f"nan or infinite for the weights '{weight.name}' of layer "
                 f"'{weight.layer.name}', which are finite. Correct it; "
                 "`kprune.testing.check_criterion` tries it on many kernels."

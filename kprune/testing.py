@@ -19,17 +19,11 @@ from kprune.allocations import Allocation
 from kprune.criteria import Criterion
 from kprune.granularities import Granularity
 from kprune.observing import requests
-from kprune.prunable import weights_of
 from kprune.received import is_real
 from kprune.schedules import Schedule
-from kprune.shorthands import PrunableConv2D, PrunableDense
-
-# Kernels of Dense and Conv2D layers; odd sizes, and axes of length 1.
-_DENSE = ((16, 8), (7, 5), (1, 6), (6, 1), (1, 1))
-_CONV = ((3, 3, 4, 8), (5, 3, 3, 7), (3, 3, 1, 2))
-SHAPES = _DENSE + _CONV
-
-SPARSITIES = (0.0, 0.1, 0.29, 0.5, 0.75, 0.8, 0.9, 0.99)
+from kprune.trials import SHAPES as SHAPES
+from kprune.trials import SPARSITIES as SPARSITIES
+from kprune.trials import arrays, ask, layer_lists
 
 
 def check_criterion(
@@ -57,11 +51,14 @@ def check_criterion(
     AssertionError: Criterion <...> on ... with ties must return finite ...
     """
     criterion = criteria.get(criterion)
-    for filling, kernel in _arrays(shapes):
+    sees_matrices = "gram" in requests.names(criterion, "criterion")
+    for filling, kernel in arrays(shapes):
+        if sees_matrices:
+            kernel = kernel.reshape(-1, kernel.shape[-1])
         given = kernel.copy()
         with np.errstate(all="ignore"):  # the message below says it all
-            scores = np.array(_ask(criterion, "criterion", given))
-            again = np.array(_ask(criterion, "criterion", kernel.copy()))
+            scores = np.array(ask(criterion, "criterion", given))
+            again = np.array(ask(criterion, "criterion", kernel.copy()))
         where = f"Criterion {criterion!r} on a kernel of {filling}"
         expect = functools.partial(_expect, where)
         changed = np.sum(given != kernel)
@@ -163,7 +160,7 @@ def check_granularity(
     AssertionError: Granularity <...> on ... must keep all weights...
     """
     granularity = granularities.get(granularity)
-    for filling, scores in _arrays(shapes):
+    for filling, scores in arrays(shapes):
         scores = np.abs(scores)
         mirrored = scores.max() - scores
         before = 0
@@ -193,7 +190,7 @@ def check_granularity(
 
 def _check_mask(granularity, scores, sparsity, expect) -> np.ndarray:
     given = scores.copy()
-    mask = np.array(_ask(granularity, "granularity", given, sparsity))
+    mask = np.array(ask(granularity, "granularity", given, sparsity))
     changed = np.sum(given != scores)
     expect(not changed, "not change them", f"{changed} changed scores")
     expect(
@@ -204,7 +201,7 @@ def _check_mask(granularity, scores, sparsity, expect) -> np.ndarray:
     zeros = np.sum(~mask)
     expect(sparsity or not zeros, "keep all weights", f"{zeros} zeros")
     expect(mask.any(), "keep at least one weight", f"{zeros} zeros, all")
-    again = _ask(granularity, "granularity", scores.copy(), sparsity)
+    again = ask(granularity, "granularity", scores.copy(), sparsity)
     same = np.array_equal(mask, again)
     expect(same, "return the same each time", "another mask")
     return mask
@@ -232,7 +229,7 @@ def check_allocation(allocation: Allocation | str) -> None:
     AssertionError: Allocation <...> for 3 layers at ... must return 3 sparsi...
     """
     allocation = allocations.get(allocation)
-    for layers in _layers():
+    for layers in layer_lists():
         before = [_state(layer) for layer in layers]
         for sparsity in SPARSITIES:
             expect = functools.partial(
@@ -240,11 +237,11 @@ def check_allocation(allocation: Allocation | str) -> None:
                 f"Allocation {allocation!r} for {len(layers)} layers at "
                 f"sparsity {sparsity}",
             )
-            shares = _ask(allocation, "allocation", layers[:], sparsity)
+            shares = ask(allocation, "allocation", layers[:], sparsity)
             is_list = isinstance(shares, Iterable)
             expect(is_list, "return a list of sparsities", f"{shares}")
             shares = list(shares)
-            again = list(_ask(allocation, "allocation", layers[:], sparsity))
+            again = list(ask(allocation, "allocation", layers[:], sparsity))
             expect(
                 len(shares) == len(layers)
                 and all(is_real(s) and 0 <= s < 1 for s in shares),
@@ -262,35 +259,9 @@ def check_allocation(allocation: Allocation | str) -> None:
                 )
 
 
-def _ask(member, family, subject, *arguments):
-    """Calls a member with stand-ins for what it asks for."""
-    offers = {
-        "generator": lambda: np.random.default_rng(0),
-        "mask": lambda: np.ones(subject.shape, bool),
-        "progress": lambda: 0.5,
-        "score": lambda: None,
-        "scores": lambda: [
-            [np.abs(w.value()) for w in weights_of(layer)] for layer in subject
-        ],
-        "sparsity": lambda: 0.5,
-    }
-    return requests.answer(member, family, subject, *arguments, offers=offers)
-
-
 def _expect(where: str, holds, expected: str, received: str) -> None:
     if not holds:
         raise AssertionError(f"{where} must {expected}. Received: {received}")
-
-
-def _arrays(shapes):
-    """Pairs of a description and a float32 array, four for each shape."""
-    for shape in shapes:
-        values = np.random.default_rng(0).normal(size=shape)
-        values = values.astype(np.float32)
-        yield f"shape {shape}", values
-        yield f"shape {shape} with ties", np.round(values)
-        yield f"shape {shape}, all equal,", np.full_like(values, 0.5)
-        yield f"shape {shape}, all zero,", np.zeros_like(values)
 
 
 def _gain(scores, mask) -> float:
@@ -299,20 +270,6 @@ def _gain(scores, mask) -> float:
         return 0.0
     scores = scores.astype(np.float64)
     return scores[mask].mean() - scores[~mask].mean()
-
-
-def _layers():
-    """Lists of built prunable layers: three, and one."""
-    for initializer in (keras.initializers.GlorotUniform(seed=0), "ones"):
-        layers = [
-            PrunableConv2D(4, 3, kernel_initializer=initializer),
-            PrunableDense(10, kernel_initializer=initializer),
-            PrunableDense(3, kernel_initializer=initializer),
-        ]
-        for layer, shape in zip(layers, [(6, 6, 3), (9,), (10,)]):
-            layer(keras.Input(shape))
-        yield layers
-        yield layers[1:2]
 
 
 def _state(layer) -> list:

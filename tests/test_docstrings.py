@@ -44,7 +44,9 @@ def public_names():
     for namespace in NAMESPACES:
         module = importlib.import_module(f"kprune.{namespace}")
         for name, member in vars(module).items():
-            own = getattr(member, "__module__", None) == module.__name__
+            # Of the module itself, or of one in its folder.
+            made_in = str(getattr(member, "__module__", ""))
+            own = f"{made_in}.".startswith(f"{module.__name__}.")
             if own and not name.startswith("_") and is_documentable(member):
                 yield f"{module.__name__}.{name}", member
 

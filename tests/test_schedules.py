@@ -1,3 +1,5 @@
+import pickle
+
 import keras
 import numpy as np
 import pytest
@@ -266,6 +268,24 @@ def test_oneshot_outside_the_training(at):
 def test_bad_powers(power):
     with pytest.raises(ValueError, match="`power` must be a positive number"):
         schedules.Polynomial(0.5, power=power)
+
+
+@pytest.mark.parametrize(
+    "name", ["Constant", "Cosine", "Linear", "OneShot", "Polynomial"]
+)
+def test_pickles_of_before_schedules_were_a_folder(name):
+    written = f"ckprune.schedules\n{name}\n(F0.5\ntR.".encode()
+    assert pickle.loads(written) == getattr(schedules, name)(0.5)
+
+
+def test_pickles_of_joined_schedules_of_before():
+    written = (
+        b"ckprune.schedules\n_Joined\n((ckprune.schedules\nLinear\n(F0.3\ntR"
+        b"ckprune.schedules\nLinear\n(F0.8\ntRt(F0.5\nttR."
+    )
+    assert pickle.loads(written) == schedules.join(
+        [schedules.Linear(0.3), schedules.Linear(0.8)], [0.5]
+    )
 
 
 def test_bad_joins():

@@ -42,7 +42,9 @@ def functions_of(member):
 def public_functions():
     for namespace in (*PACKAGES, *NAMESPACES):
         for name, member in vars(importlib.import_module(namespace)).items():
-            is_own = getattr(member, "__module__", None) == namespace
+            # Of the module itself, or of one in its folder.
+            module = str(getattr(member, "__module__", ""))
+            is_own = f"{module}.".startswith(f"{namespace}.")
             is_public = is_ours(member) and (is_own or namespace in PACKAGES)
             if name.startswith("_") or not is_public:
                 continue

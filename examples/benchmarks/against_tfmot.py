@@ -224,6 +224,44 @@ def _bytes(results, key) -> str:
     return f"{results[key].mean():,.0f}\n{form}"
 
 
+def add_step_rows(table, processes, dense, rounds) -> None:
+    """How long a training step takes, of pruned models and of dense ones."""
+    # The first turn compiles. In the last two kprune's masks are final.
+    turns = rounds + 3
+    for net, (label, compilation) in itertools.product(
+        TIMED_NETS, COMPILATIONS.items()
+    ):
+        each = {"net": net, "compilation": compilation}
+        seconds = in_turns(
+            processes | dense,
+            turns,
+            "time_steps",
+            {name: {**each, "is_pruned": True} for name in processes}
+            | {name: {**each, "is_pruned": False} for name in dense},
+        )
+        seconds = {name: of[1:-2] for name, of in seconds.items()}
+        add_timed_row(
+            table,
+            f"{net}: training step, ms,\n{label}",
+            seconds,
+            STEPS_A_TURN,
+        )
+        add_row_to_dense(table, seconds)
+
+
+def add_update_rows(table, processes, rounds) -> None:
+    """How long it takes to compute all masks anew."""
+    for net in [*NETS, "1M weights"]:
+        seconds = in_turns(
+            processes,
+            rounds + 1,
+            "time_mask_updates",
+            dict.fromkeys(processes, {"net": net}),
+        )
+        seconds = {name: of[1:] for name, of in seconds.items()}
+        add_timed_row(table, f"{net}: mask update, ms", seconds, UPDATES_A_TURN)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", help="MNIST as an .npz file")
@@ -271,38 +309,10 @@ def main() -> None:
         "TFMOT dense": Process(python, "TFMOT"),
         "kprune dense": Process(sys.executable, "kprune"),
     }
-    # The first turn compiles. In the last two kprune's masks are final.
-    turns = arguments.rounds + 3
-    for net, (label, compilation) in itertools.product(
-        TIMED_NETS, COMPILATIONS.items()
-    ):
-        each = {"net": net, "compilation": compilation}
-        seconds = in_turns(
-            processes | dense,
-            turns,
-            "time_steps",
-            {name: {**each, "is_pruned": True} for name in processes}
-            | {name: {**each, "is_pruned": False} for name in dense},
-        )
-        seconds = {name: of[1:-2] for name, of in seconds.items()}
-        add_timed_row(
-            table,
-            f"{net}: training step, ms,\n{label}",
-            seconds,
-            STEPS_A_TURN,
-        )
-        add_row_to_dense(table, seconds)
+    add_step_rows(table, processes, dense, arguments.rounds)
     for process in dense.values():
         process.close()
-    for net in [*NETS, "1M weights"]:
-        seconds = in_turns(
-            processes,
-            arguments.rounds + 1,
-            "time_mask_updates",
-            dict.fromkeys(processes, {"net": net}),
-        )
-        seconds = {name: of[1:] for name, of in seconds.items()}
-        add_timed_row(table, f"{net}: mask update, ms", seconds, UPDATES_A_TURN)
+    add_update_rows(table, processes, arguments.rounds)
     for process in processes.values():
         process.close()
     print_table(table)

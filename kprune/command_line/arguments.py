@@ -1,11 +1,15 @@
 """The arguments of each command."""
 
 import argparse
+import functools
 import pathlib
 from importlib import metadata
 
 from kprune.command_line import commands
 from kprune.exporting import litert, target
+
+_EITHER = "a .keras, .h5 or .tflite file"
+_KERAS_FILE = "the .keras file to write"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -15,6 +19,32 @@ def parser() -> argparse.ArgumentParser:
         `argparse.ArgumentParser`. What it parses has `run`: the function of
         `commands` that does the work.
     """
+    made = argparse.ArgumentParser(
+        prog="kprune", description="Prunes Keras 3 models, and ships them."
+    )
+    made.add_argument(
+        "--version", action="version", version=f"%(prog)s {_version()}"
+    )
+    subparsers = made.add_subparsers(required=True, metavar="COMMAND")
+    command = functools.partial(_command, subparsers)
+    _report(command)
+    _cost(command)
+    _graph(command)
+    _strip(command)
+    _compact(command)
+    _export(command)
+    return made
+
+
+def _version() -> str:
+    try:
+        return metadata.version("kprune")
+    except metadata.PackageNotFoundError:  # run where its source lies
+        return "(not installed)"
+
+
+def _shared() -> argparse.ArgumentParser:
+    """The options of every command."""
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument(
         "--json", action="store_true", help="print JSON instead of a table"
@@ -34,32 +64,31 @@ def parser() -> argparse.ArgumentParser:
         help="load Lambda layers, which run code that the file holds: only "
         "for files that you trust",
     )
-    made = argparse.ArgumentParser(
-        prog="kprune", description="Prunes Keras 3 models, and ships them."
-    )
-    made.add_argument(
-        "--version", action="version", version=f"%(prog)s {_version()}"
-    )
-    subparsers = made.add_subparsers(required=True, metavar="COMMAND")
+    return shared
 
-    def command(name, run, help, read="the .keras or .h5 file", write=None):
-        added = subparsers.add_parser(
-            name, parents=[shared], help=help, description=f"{help}."
+
+def _command(
+    subparsers, name, run, help, read="the .keras or .h5 file", write=None
+):
+    """Adds a command, of whose arguments `read` and `write` are the help."""
+    added = subparsers.add_parser(
+        name, parents=[_shared()], help=help, description=f"{help}."
+    )
+    added.set_defaults(run=run)
+    added.add_argument("path", type=pathlib.Path, help=read)
+    if write:
+        added.add_argument("output", type=pathlib.Path, help=write)
+        added.add_argument(
+            "--force",
+            action="store_true",
+            help="replace what an earlier export wrote there",
         )
-        added.set_defaults(run=run)
-        added.add_argument("path", type=pathlib.Path, help=read)
-        if write:
-            added.add_argument("output", type=pathlib.Path, help=write)
-            added.add_argument(
-                "--force",
-                action="store_true",
-                help="replace what an earlier export wrote there",
-            )
-        return added
+    return added
 
-    either = "a .keras, .h5 or .tflite file"
+
+def _report(command) -> None:
     added = command(
-        "report", commands.report, "What was pruned, and why not", either
+        "report", commands.report, "What was pruned, and why not", _EITHER
     )
     added.add_argument(
         "--dense",
@@ -84,38 +113,52 @@ def parser() -> argparse.ArgumentParser:
         "--latency", action="store_true", help="time the .tflite among them"
     )
     added.set_defaults(reference=None)
+
+
+def _cost(command) -> None:
     added = command(
-        "cost", commands.cost, "Parameters, zeros, MACs, bytes", either
+        "cost", commands.cost, "Parameters, zeros, MACs, bytes", _EITHER
     )
     added.add_argument(
         "--reference",
         type=pathlib.Path,
         help="a .tflite file to time another .tflite against",
     )
+
+
+def _graph(command) -> None:
     added = command("graph", commands.graph, "Which channels go together")
     added.add_argument(
         "--pad-layer-norm",
         action="store_true",
         help="cut what a LayerNormalization normalizes over as well",
     )
-    keras_file = "the .keras file to write"
+
+
+def _strip(command) -> None:
     added = command(
         "strip",
         commands.strip,
         "Folds the masks in, cuts channels",
-        write=keras_file,
+        write=_KERAS_FILE,
     )
     added.add_argument(
         "--keep-shapes",
         action="store_true",
         help="leave zeros where weights were pruned, and cut nothing",
     )
+
+
+def _compact(command) -> None:
     command(
         "compact",
         commands.compact,
         "Cuts channels that do nothing",
-        write=keras_file,
+        write=_KERAS_FILE,
     )
+
+
+def _export(command) -> None:
     added = command(
         "export",
         commands.export,
@@ -142,11 +185,3 @@ def parser() -> argparse.ArgumentParser:
         default="auto",
         help="whether zeros are left out of a .tflite",
     )
-    return made
-
-
-def _version() -> str:
-    try:
-        return metadata.version("kprune")
-    except metadata.PackageNotFoundError:  # run where its source lies
-        return "(not installed)"

@@ -9,6 +9,7 @@ import keras
 
 from kprune import files
 from kprune.exporting import (
+    arguments,
     checking,
     keras_file,
     litert,
@@ -20,10 +21,11 @@ from kprune.exporting import (
     tflite_file,
 )
 from kprune.keras_internals import sublayers
-from kprune.prunable import masked_share, prunable_layers
+from kprune.prunable import prunable_layers
 from kprune.stripping import strip
 from kprune.structure import flattening
 from kprune.structure.graph import readable
+from kprune.zeros import masked_share
 
 _WRITERS = {
     "keras": keras_file,
@@ -182,17 +184,10 @@ def export(
     flattening.warn_of_unused(original, model)
     path = pathlib.Path(path)
     format = target.format_of(path, format)
-    _check_tflite_only(format, quantize, sparse)
-    if quantize != "int8" and (representative_data is not None or integer_io):
-        raise ValueError(
-            "`representative_data` and `integer_io` go with "
-            f"`quantize='int8'`. Received: quantize={quantize!r}"
-        )
-    if format == "keras" and input_signature is not None:
-        raise ValueError(
-            "A `.keras` file keeps the model's own shapes: leave out "
-            f"`input_signature`. Received: {input_signature!r}"
-        )
+    has_data = representative_data is not None
+    arguments.check_tflite_only(format, quantize, sparse)
+    arguments.check_int8_only(quantize, has_data or integer_io)
+    arguments.check_own_shapes(format, input_signature)
     is_stateful = any(getattr(x, "stateful", False) for x in sublayers(model))
     if format == "onnx" and is_stateful:
         raise ValueError(
@@ -223,12 +218,7 @@ def export(
                 tflite_file.write(model, written, shapes, options, sparse)
             )
         else:
-            writer = _WRITERS[format]
-            writer.write(model, written, shapes)
-            random = [checking.random_batch(model, shapes)]
-            check = checking.Check(model, random)
-            difference = check.difference(writer.load(written, model))
-            found = {"largest_difference": difference, "note": ""}
+            found = _written(model, written, shapes, _WRITERS[format])
         files.move(written, path)
     if is_dense:
         found["note"] = " ".join(filter(None, [_NOT_PRUNED, found["note"]]))
@@ -242,20 +232,11 @@ _NOT_PRUNED = (
 )
 
 
-def _check_tflite_only(format, quantize, sparse) -> None:
-    if sparse not in (True, False, "auto"):
-        raise ValueError(
-            "`sparse` must be True, False or 'auto'. "
-            f"Received: sparse={sparse!r}"
-        )
-    if quantize is not None and quantize not in litert.QUANTIZATIONS:
-        raise ValueError(
-            f"`quantize` must be None or one of {litert.QUANTIZATIONS}. "
-            f"Received: quantize={quantize!r}"
-        )
-    if format != "tflite" and (quantize is not None or sparse is True):
-        raise ValueError(
-            "`quantize` and `sparse` are for `.tflite` files. "
-            f"Received: format={format!r} with quantize={quantize!r}, "
-            f"sparse={sparse!r}"
-        )
+def _written(model, path, shapes, writer) -> dict:
+    """Writes a file with a writer, and compares it with the model."""
+    writer.write(model, path, shapes)
+    random = [checking.random_batch(model, shapes)]
+    difference = checking.Check(model, random).difference(
+        writer.load(path, model)
+    )
+    return {"largest_difference": difference, "note": ""}

@@ -57,8 +57,6 @@ def write(
         ValueError: If an operation has no built-in kernel, or a shape is
             none that LiteRT can take.
     """
-    import tensorflow as tf
-
     # TensorFlow has no public name for it.
     from tensorflow.lite.python.convert_phase import ConverterError
 
@@ -66,6 +64,29 @@ def write(
     folder = path.with_name("for_conversion")
     if not folder.exists():
         saved_model.write(model, folder, shapes)
+    converter = _converter(model, folder, options, sparse)
+    try:
+        with warnings.catch_warnings():
+            # The converter's own use of it to find the ranges of values.
+            warnings.filterwarnings(
+                "ignore", r"\s*Warning: tf\.lite\.Interpreter"
+            )
+            content = converter.convert()
+    except (ConverterError, RuntimeError) as error:
+        raise ValueError(
+            f"Model '{model.name}' cannot be a `.tflite` file of built-in "
+            "operations, which compute in float32. Replace the operation that "
+            "the converter names, give `input_signature` fixed sizes, or "
+            "export a SavedModel. The converter says: "
+            f"{_said(error)}{_other_dtypes(model)}{_on_tables(model)}"
+        ) from error
+    path.write_bytes(content)
+
+
+def _converter(model, folder, options, sparse):
+    """TensorFlow's converter of a SavedModel, set as the options say."""
+    import tensorflow as tf
+
     converter = tf.lite.TFLiteConverter.from_saved_model(
         str(folder), signature_keys=["serving_default"]
     )
@@ -97,22 +118,7 @@ def write(
         optimizations.add(tf.lite.Optimize.EXPERIMENTAL_SPARSITY)
     converter.optimizations = optimizations
     converter.target_spec.supported_ops = [operations]
-    try:
-        with warnings.catch_warnings():
-            # The converter's own use of it to find the ranges of values.
-            warnings.filterwarnings(
-                "ignore", r"\s*Warning: tf\.lite\.Interpreter"
-            )
-            content = converter.convert()
-    except (ConverterError, RuntimeError) as error:
-        raise ValueError(
-            f"Model '{model.name}' cannot be a `.tflite` file of built-in "
-            "operations, which compute in float32. Replace the operation that "
-            "the converter names, give `input_signature` fixed sizes, or "
-            "export a SavedModel. The converter says: "
-            f"{_said(error)}{_other_dtypes(model)}{_on_tables(model)}"
-        ) from error
-    path.write_bytes(content)
+    return converter
 
 
 def _has_loop(folder: pathlib.Path) -> bool:

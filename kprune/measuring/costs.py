@@ -12,10 +12,11 @@ from rich.table import Table
 
 from kprune import files, keras_internals, received
 from kprune.measuring.macs import macs
-from kprune.prunable import all_weights, count_zeros, prunable_layers
+from kprune.prunable import all_weights, prunable_layers
 from kprune.structure.graph import readable_or_none
 from kprune.tflite import flatbuffer, operators
 from kprune.tflite.latency import Latency, measure
+from kprune.zeros import count_zeros
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,10 +1,12 @@
 """Multiply-accumulates of Keras models, layer by layer."""
 
+import math
+
 import keras
 
-from kprune import keras_internals
+from kprune import keras_internals, weights
 from kprune.layers import PrunableLayer
-from kprune.measuring import operation_macs
+from kprune.measuring import call_macs
 
 _TIME_DISTRIBUTED = (keras.layers.TimeDistributed,)
 
@@ -41,6 +43,31 @@ def macs(model: keras.Model) -> int | None:
         image of any size.
     """
     return total(layer_macs(model))
+
+
+def kernel_macs(model: keras.Model) -> dict[int, float | None]:
+    """Counts the multiply-accumulates of each kernel for one sample.
+
+    Those of a layer with several kernels are shared out by the sizes of these.
+
+    Args:
+        model: A built Sequential or Functional model.
+
+    Returns:
+        Dict from the id of a variable to its multiply-accumulates; `None`
+        where they are not known.
+    """
+    found: dict[int, float | None] = {}
+    counts = layer_macs(model)
+    for layer in keras_internals.sublayers(model):
+        if id(layer) not in counts:
+            continue
+        count, kernels = counts[id(layer)], weights.kernels(layer).values()
+        sizes = [math.prod(kernel.shape) for kernel in kernels]
+        for kernel, size in zip(kernels, sizes):
+            share = None if count is None else count * size / sum(sizes)
+            found[id(kernel)] = share
+    return found
 
 
 def total(counts: dict[int, int | None]) -> int | None:
@@ -83,14 +110,14 @@ def _count(graph, inputs) -> tuple[dict, list]:
 def _count_call(layer, call, values) -> tuple[dict, list]:
     args, kwargs = call.fill_in(values)
     try:
-        if not operation_macs.is_composite(layer):
+        if not call_macs.is_composite(layer):
             outputs = keras.tree.flatten(layer(*args, **kwargs))
-            shape = operation_macs.output_shape(layer, args, kwargs)
+            shape = call_macs.output_shape(layer, args, kwargs)
             if shape is not None:
                 outputs = [_symbol(shape, outputs[0].dtype)]
-            count = operation_macs.of_call(layer, args, kwargs, outputs)
+            count = call_macs.of_call(layer, args, kwargs, outputs)
             return {id(layer): count}, outputs
-        if operation_macs.is_one_of(layer, _TIME_DISTRIBUTED):
+        if call_macs.is_one_of(layer, _TIME_DISTRIBUTED):
             batch, steps, *rest = args[0].shape
             x = _symbol((batch, *rest), args[0].dtype)
             graph = keras.Function(x, layer.layer(x))

@@ -1,234 +1,39 @@
-"""Multiply-accumulates of single calls of Keras layers and `keras.ops`."""
+"""Multiply-accumulates of single calls of `keras.ops`."""
 
 import math
 
 import keras
-from keras import layers
 
-from kprune import keras_internals, weights
-
-_SEPARABLE = (layers.SeparableConv1D, layers.SeparableConv2D)
-_DEPTHWISE = (
-    layers.DepthwiseConv1D,
-    layers.DepthwiseConv2D,
-    *_SEPARABLE,
-)
-_WITH_KERNELS = (
-    layers.Dense,
-    layers.Conv1D,
-    layers.Conv2D,
-    layers.Conv3D,
-    *weights.TRANSPOSED,
-    *_DEPTHWISE,
-)
-_CONV_RNNS = (layers.ConvLSTM1D, layers.ConvLSTM2D, layers.ConvLSTM3D)
-_CELLS = (layers.GRUCell, layers.LSTMCell, layers.SimpleRNNCell)
-_KNOWN = (
-    *_WITH_KERNELS,
-    layers.Attention,
-    layers.EinsumDense,
-    layers.RNN,
-)
-# No kernel and no layer inside, but products of what they are called with.
-_PRODUCTS = (layers.Dot, layers.Lambda)
-_DOT_PRODUCT_ATTENTION = keras_internals.operation_classes(
-    "DotProductAttention"
-)
+from kprune import keras_internals
 
 
-def is_one_of(layer, kinds: tuple) -> bool:
-    """Whether a layer is of a kind and does what Keras does in its call.
-
-    Args:
-        layer: A Keras layer; a user's own subclass can call as it likes.
-        kinds: Tuple of Keras's classes.
-
-    Returns:
-        Boolean.
-    """
-    is_own = type(layer).call.__module__.startswith("keras.")
-    return is_own and isinstance(layer, kinds)
+class UnknownSize(Exception):
+    """A number of products depends on a size that is open."""
 
 
-def is_composite(operation) -> bool:
-    """Whether the calls within a call have to be counted instead of it.
-
-    Args:
-        operation: A Keras layer, without kprune's wrapper, or an operation of
-            `keras.ops`.
-
-    Returns:
-        Boolean.
-    """
-    if not isinstance(operation, layers.Layer):
-        return False
-    if is_one_of(operation, _KNOWN) or type(operation) is layers.Embedding:
-        return False
-    is_own = type(operation).__module__.startswith("keras.")
-    # Not `weights.kernels`: what cannot be pruned is multiplied by as well.
-    return (
-        not is_own
-        or isinstance(operation, _PRODUCTS)
-        or any(len(weight.shape) > 1 for weight in operation.weights)
-        or bool(keras_internals.sublayers(operation))
-    )
-
-
-def of_call(operation, args, kwargs, outputs) -> int | None:
-    """Counts the multiply-accumulates of one call.
-
-    Args:
-        operation: A layer or operation that is not composite.
-        args: Tuple: what it is called with; tensors are symbolic.
-        kwargs: Dict.
-        outputs: List of the symbolic tensors that it returns.
-
-    Returns:
-        Integer, over the whole batch; `None` if a shape or a number of
-        repetitions is not known.
-    """
-    output = outputs[0].shape
-    try:
-        if not isinstance(operation, layers.Layer):
-            return _of_operation(operation, args, kwargs, output)
-        first, *others = _shapes(args, kwargs)
-        if isinstance(operation, layers.EinsumDense):
-            shapes = first, _einsum_kernel(operation)
-            count = _einsum(operation.equation, shapes)
-            return count + _lora(operation, count, output)
-        if isinstance(operation, _WITH_KERNELS):
-            count = _kernels(operation, first, output)
-            return count + _lora(operation, count, output)
-        if isinstance(operation, layers.Embedding):
-            return _lora(operation, 0, output)
-        if isinstance(operation, layers.Attention):
-            return _attention_layer(operation, first, others[0])
-        if isinstance(operation, layers.RNN):
-            return _recurrent(operation, first, output)
-    except _UnknownSize:
-        return None
-    return 0
-
-
-def output_shape(operation, args, kwargs) -> tuple | None:
-    """The shape of what a call returns, where Keras is wrong about it.
-
-    Keras goes by the sizes that an EinsumDense was made with, and takes the
-    values of attention to be as wide as its queries.
-
-    Args:
-        operation: A layer or operation that is not composite.
-        args: Tuple: what it is called with; tensors are symbolic.
-        kwargs: Dict.
-
-    Returns:
-        Tuple of integers; `None` where Keras is right.
-    """
-    if isinstance(operation, _DOT_PRODUCT_ATTENTION):
-        query, _, value = _shapes(args, kwargs)[:3]
-        return (*query[:-1], value[-1])
-    if not isinstance(operation, layers.EinsumDense):
-        return None
-    equation = operation.equation.replace(" ", "")
-    shapes = _shapes(args, kwargs)[0], _einsum_kernel(operation)
-    sizes = _sizes(equation, shapes)
-    before, dots, after = equation.partition("->")[2].partition("...")
-    hidden = [name for name in sizes if isinstance(name, int)] if dots else []
-    return tuple(sizes[name] for name in (*before, *hidden, *after))
-
-
-class _UnknownSize(Exception):
-    pass
-
-
-def _size(shape) -> int:
+def size(shape) -> int:
+    """How many numbers a tensor of this shape has."""
     if None in shape:
-        raise _UnknownSize
+        raise UnknownSize
     return math.prod(shape)
 
 
-def _kernels(layer, inputs, outputs) -> int:
-    if isinstance(layer, layers.Dense):
-        # Where it is quantized the kernel can be packed.
-        shapes = [(inputs[-1], layer.units)]
-    elif isinstance(layer, _SEPARABLE):
-        shapes = [layer.depthwise_kernel.shape, layer.pointwise_kernel.shape]
-    else:
-        shapes = [layer.kernel.shape]
-    total = 0
-    for index, shape in enumerate(shapes):
-        # Each element of the output (of the input, where a convolution is
-        # transposed) meets one slice of the kernel.
-        places, channels = outputs, shape[-1]
-        if isinstance(layer, weights.TRANSPOSED):
-            places = inputs
-        elif isinstance(layer, _DEPTHWISE) and index == 0:
-            channels = shape[-2] * shape[-1]
-            places = _depthwise_places(layer, outputs, channels)
-        total += _size(places) * math.prod(shape) // channels
-    return total
-
-
-def _einsum_kernel(layer) -> tuple:
-    # GPTQ and AWQ keep the kernel as a matrix, and its shape besides.
-    shape = getattr(layer, "original_kernel_shape", None)
-    return tuple(layer.kernel.shape if shape is None else shape)
-
-
-def _lora(layer, count, output) -> int:
-    """What LoRA adds to the products of a layer."""
-    has_lora = getattr(layer, "lora_enabled", False)
-    if layer.quantization_mode is None or not has_lora:
-        return 0  # Keras adds LoRA's product to the kernel, then multiplies
-    # What is quantized stays as it is: the input meets two more matrices.
-    first = count // output[-1] * layer.lora_rank
-    return first + _size(output) * layer.lora_rank
-
-
-def _depthwise_places(layer, shape, channels):
-    """The shape behind the depthwise step, before any pointwise one."""
-    axis = 1 if layer.data_format == "channels_first" else len(shape) - 1
-    return (*shape[:axis], channels, *shape[axis + 1 :])
-
-
-def _recurrent(layer, inputs, outputs) -> int | None:
-    kernels = weights.kernels(layer.cell).values()
-    per_step = sum(math.prod(kernel.shape) for kernel in kernels)
-    if isinstance(layer, _CONV_RNNS):
-        # What the cell makes, at each place, without its channels.
-        made = outputs[2:] if layer.return_sequences else outputs[1:]
-        first = layer.data_format == "channels_first"
-        places = made[1:] if first else made[:-1]
-        return _size(inputs[:2]) * _size(places) * per_step
-    cells = getattr(layer.cell, "cells", [layer.cell])
-    if not all(is_one_of(cell, _CELLS) for cell in cells):
-        return None  # how often a cell of another kind uses a kernel
-    return _size(inputs[:2]) * per_step
-
-
-def _attention_layer(layer, query, value) -> int:
-    score = _size((*query[:-1], value[-2]))
-    added = isinstance(layer, layers.AdditiveAttention)
-    if added or layer.score_mode != "dot":  # scores are sums, no products
-        return score * _size(value[-1:])
-    return score * (_size(query[-1:]) + _size(value[-1:]))
-
-
-def _of_operation(operation, args, kwargs, output) -> int | None:
-    count = _COUNTS.get(type(operation))
-    if count is None:
-        return None if isinstance(operation, _REPEATING) else 0
-    return count(operation, _shapes(args, kwargs), output)
-
-
-def _shapes(args, kwargs) -> list:
+def shapes_of(args, kwargs) -> list:
     """The shapes of all tensors that something is called with, in order."""
     values = keras.tree.flatten([*args, *kwargs.values()])
     return [value.shape for value in values if hasattr(value, "shape")]
 
 
+def of_operation(operation, args, kwargs, output) -> int | None:
+    """As `call_macs.of_call`, with the shape of what the operation returns."""
+    count = _COUNTS.get(type(operation))
+    if count is None:
+        return None if isinstance(operation, _REPEATING) else 0
+    return count(operation, shapes_of(args, kwargs), output)
+
+
 def _matmul(operation, operands, output) -> int:
-    return _size(output) * _size(operands[0][-1:])
+    return size(output) * size(operands[0][-1:])
 
 
 def _dot(operation, operands, output) -> int:
@@ -240,49 +45,49 @@ def _dot(operation, operands, output) -> int:
 def _tensordot(operation, operands, output) -> int:
     first, axes = operands[0], operation.axes
     if isinstance(axes, int):
-        return _size(output) * _size(first[len(first) - axes :])
+        return size(output) * size(first[len(first) - axes :])
     chosen = keras.tree.flatten(axes[0])
-    return _size(output) * _size([first[axis] for axis in chosen])
+    return size(output) * size([first[axis] for axis in chosen])
 
 
 def _vdot(operation, operands, output) -> int:
-    return _size(operands[0])
+    return size(operands[0])
 
 
 def _attention(operation, operands, output) -> int:
     query, key, value = operands[:3]
-    scores = _size((*query[:3], key[1]))
-    return scores * (_size(query[-1:]) + _size(value[-1:]))
+    scores = size((*query[:3], key[1]))
+    return scores * (size(query[-1:]) + size(value[-1:]))
 
 
 def _conv(operation, operands, output) -> int:
     kernel = operands[1]
-    return _size(output) * _size(kernel[:-1])
+    return size(output) * size(kernel[:-1])
 
 
 def _conv_transpose(operation, operands, output) -> int:
     kernel = operands[1]
-    return _size(operands[0]) * _size(kernel[:-1])
+    return size(operands[0]) * size(kernel[:-1])
 
 
 def _depthwise_conv(operation, operands, output) -> int:
-    return _size(output) * _size(operands[1][:-2])
+    return size(output) * size(operands[1][:-2])
 
 
 def _separable_conv(operation, operands, output) -> int:
     depthwise, pointwise = operands[1:3]
-    places = _size(output) // pointwise[-1]
-    return places * (_size(depthwise) + _size(pointwise))
+    places = size(output) // pointwise[-1]
+    return places * (size(depthwise) + size(pointwise))
 
 
 def _einsum_operation(operation, operands, output) -> int:
-    return _einsum(operation.subscripts, operands)
+    return einsum(operation.subscripts, operands)
 
 
-def _einsum(equation: str, shapes) -> int:
+def einsum(equation: str, shapes) -> int:
     """All combinations of the indices, if two operands are contracted."""
     if len(shapes) > 2:
-        raise _UnknownSize  # it depends on the order
+        raise UnknownSize  # it depends on the order
     left, arrow, right = equation.partition("->")
     named = set(left) - set(" .,")
     if arrow:
@@ -291,19 +96,19 @@ def _einsum(equation: str, shapes) -> int:
         summed = {label for label in named if left.count(label) > 1}
     if len(shapes) < 2 or not summed:
         return 0  # a sum, or a product of each with each
-    return _size(tuple(_sizes(equation, shapes).values()))
+    return size(tuple(sizes_of(equation, shapes).values()))
 
 
-def _sizes(equation: str, shapes) -> dict:
+def sizes_of(equation: str, shapes) -> dict:
     """The size of each index; those of an ellipsis are numbered from -1."""
     sizes: dict[str, int] = {}
     operands = equation.replace(" ", "").partition("->")[0].split(",")
     for labels, shape in zip(operands, shapes):
         before, dots, after = labels.partition("...")
         hidden = len(shape) - len(before) - len(after) if dots else 0
-        for name, size in zip((*before, *range(-hidden, 0), *after), shape):
+        for name, length in zip((*before, *range(-hidden, 0), *after), shape):
             if sizes.get(name, 1) == 1:
-                sizes[name] = size
+                sizes[name] = length
     return sizes
 
 

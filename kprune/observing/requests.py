@@ -10,29 +10,68 @@ As a test names its fixtures:
 | `sparsity` | float: the sparsity asked of this kernel | criteria |
 | `progress` | float in [0, 1]: how much of the training is done | all |
 | `generator` | `numpy.random.Generator`, seeded, of this kernel's own | criteria, granularities |
+| `gradient` | float array of the kernel's shape: the mean over batches of the loss's gradient | criteria |
+| `squared_gradient` | the same of its square | criteria |
+| `input_norm` | float array of the kernel's shape: the root mean square of what each weight multiplies | criteria |
+| `gram` | float array `(inputs, inputs)`: the second moment of what the kernel reads, see below | criteria |
 | `score` | callable from some of the weights to their scores, see below | granularities |
+| `outputs_last` | callable from an array of the kernel's shape to it as `(..., inputs, outputs)` | granularities |
 | `scores` | sequence, one item a layer: an iterable of its kernels' scores | allocations |
+| `role` | `"out"`, `"in"` or `"through"`: whether the axis makes channels, reads them, or goes along | `of_slices` |
+| `layers` | sequence: the prunable layers | `over_groups` |
+| `makers` | sequence, one item a class: a tuple of the layers that make it | `over_groups` |
+| `least` | sequence, one item a class: how many of its filters have to stay | `over_groups` |
+| `macs` | sequence, one item a class: the multiply-accumulates that go with one filter | `over_groups` |
 
 A parameter without a default must be one of these names. One whose default is
 `None` gets the value too, where its name is among them. Any other default is
 the member's own option, and stays.
 
+Gradients, norms and grams are computed from the data that is given once, as
+`kprune.prune(model, ..., data=)`: see `kprune.observing.samples.read`. The
+weights count as they do then: masked ones are 0, and have a gradient as well.
+
+A criterion that asks for `gram` is called with the kernel as a matrix of shape
+`(inputs, outputs)`, and whatever else it asks for in that shape too: the
+inputs of a convolution are those of its window. It is called once for each
+group of a grouped convolution, for each channel of a depthwise one.
+
 A granularity that asks for `score` can rank single weights, wherever they are,
 a piece at a time, so that no array of all scores is made. It is called with
 the kernel in its own order in place of the scores; where the scores are known
 already it gets these, in that order, and `score` is `None`.
+
+Where whole groups go (see `kprune.structure`), two methods count, of members
+that have them:
+
+- `of_slices(kernel, axis)` of a criterion returns one score for each slice of
+  the kernel along the axis, or `None` where the kernel has no say; no weight is
+  scored, nor pooled by the granularity. It can ask for what criteria can. With
+  an attribute `slices_of`, a tuple of names such as `("gamma",)`, it is called
+  with the variables of these names in place of the kernels.
+- `over_groups(scores, sparsity)` of an allocation returns one sparsity for each
+  class of groups, those that come from the same layers; `scores` has of each
+  class an array, one score for each filter, -inf for one that goes first.
 """  # noqa: E501
 
 import inspect
 from collections.abc import Callable, Mapping
 
 _KERNEL = ("generator", "mask", "progress")
+# What is computed from data.
+OBSERVED = ("gradient", "squared_gradient", "input_norm", "gram")
+# What comes in the shape of the kernel.
+OF_KERNELS_SHAPE = ("mask", "gradient", "squared_gradient", "input_norm")
 # What each family can ask for.
-KNOWN = {
-    "criterion": (*_KERNEL, "sparsity"),
-    "granularity": (*_KERNEL, "score"),
+KNOWN: dict[str, tuple[str, ...]] = {
+    "criterion": (*_KERNEL, "sparsity", *OBSERVED),
+    "granularity": (*_KERNEL, "outputs_last", "score"),
     "allocation": ("progress", "scores"),
+    "allocation over groups": ("layers", "least", "macs", "makers", "progress"),
 }
+# Slices of kernels, and those of the variables named by `slices_of`.
+KNOWN["criterion of slices"] = (*KNOWN["criterion"], "role")
+KNOWN["criterion of other slices"] = ("progress", "role")
 
 
 def names(member: Callable, family: str) -> tuple[str, ...]:

@@ -3,24 +3,18 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
 from kprune.structure.graph import ChannelGraph
+from kprune.structure.records import Binding
 from kprune.structure.slots import Groups
 
-
-@dataclasses.dataclass(frozen=True)
-class Member:
-    """A kernel that counts in the scores of the groups that it has slices of.
-
-    Args:
-        scores: Callable without arguments that returns the kernel's scores.
-        pool: Callable `(scores, axis) -> scores of the slices`.
-    """
-
-    scores: Callable[[], np.ndarray]
-    pool: Callable[[np.ndarray, int], np.ndarray]
+# A variable that counts in the scores of the groups that it has slices of: from
+# its bindings to the scores of the slices along the axis of each, `None` where
+# it has no say.
+Member = Callable[[list[Binding]], list[np.ndarray | None]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,46 +22,45 @@ class Producer:
     """What a pruned layer makes, and how much of it is to go.
 
     Args:
+        layer: The prunable layer.
         slots: Integer array: the slots that it makes.
         sparsity: Float in `[0, 1)`.
         granularity: Callable that chooses: with the channels' scores as an
             array of shape `(1, channels)`.
     """
 
+    layer: Any
     slots: np.ndarray
     sparsity: float
     granularity: Callable
 
 
-def pool(graph: ChannelGraph, members: dict[int, Member]) -> np.ndarray:
-    """Scores each group: the mean over the kernels that have slices of it.
+def pool(graph: ChannelGraph, members: Mapping[int, Member]) -> np.ndarray:
+    """Scores each group: the mean over the variables that have slices of it.
 
-    A kernel that has several slices of a group along an axis counts once, with
-    their mean.
+    A variable that has several slices of a group along an axis counts once,
+    with their mean.
 
     Args:
         graph: The `ChannelGraph`.
-        members: Dict from the id of each kernel variable that counts to its
+        members: Mapping from the id of each variable that counts to its
             `Member`.
 
     Returns:
-        Float array, one score per group.
+        Float array, one score per group; nan where none has a say.
     """
     count = len(graph.groups)
     totals, voices = np.zeros(count), np.zeros(count)
     for key, axes in _bindings_of(graph, members).items():
-        member = members[key]
-        scores = member.scores()
-        for binding in axes:
+        for binding, slices in zip(axes, members[key](axes)):
+            if slices is None:
+                continue
             of_slot = graph.groups.of_slot[binding.slots]
-            slices = member.pool(scores, binding.axis)
             sums = np.bincount(of_slot, slices, minlength=count)
             times = np.bincount(of_slot, minlength=count)
             totals += sums / np.maximum(times, 1)
             voices += times > 0
-    means = totals / np.maximum(voices, 1)
-    # As long as a norm, in the order of the mean squares.
-    return np.sign(means) * np.sqrt(np.abs(means))
+    return np.where(voices > 0, totals / np.maximum(voices, 1), np.nan)
 
 
 def left(
@@ -105,20 +98,61 @@ def _bindings_of(graph, variables) -> dict[int, list]:
     return found
 
 
+@dataclasses.dataclass(frozen=True)
+class GroupClass:
+    """The groups that touch the same producers, those that can be cut.
+
+    Args:
+        members: Integer array: the groups.
+        producers: List of the `Producer`s that they touch.
+        scores: Float array: the score of each; -inf for one that is to go
+            before the others.
+        gone: Boolean array: those that are cut for good already.
+        branches: Integer array: groups that the same kernels read are of one
+            number, which is 0 where none does.
+        channels: Integer array: how many channels of a layer each stands for.
+    """
+
+    members: np.ndarray
+    producers: list[Producer]
+    scores: np.ndarray
+    gone: np.ndarray
+    branches: np.ndarray
+    channels: np.ndarray
+
+    @property
+    def starving(self) -> np.ndarray:
+        """Integer array: the branches of which one group has to stay."""
+        return np.unique(self.branches[~self.gone & (self.branches > 0)])
+
+    @property
+    def least(self) -> int:
+        """Integer. How many channels have to stay."""
+        needed = [
+            self.channels[(self.branches == branch) & ~self.gone].min()
+            for branch in self.starving
+        ]
+        return int(sum(needed)) or 1
+
+    def mean_sparsity(self) -> float:
+        """The mean of what was asked of the producers."""
+        return float(np.mean([p.sparsity for p in self.producers]))
+
+
 def choose(
     graph: ChannelGraph,
     scores: np.ndarray,
     gone: np.ndarray,
     producers: list[Producer],
+    share_out: Callable[[list[GroupClass]], list[float]],
     call: Callable,
 ) -> np.ndarray:
     """Decides which groups stay.
 
-    The sparsity applies to each class of groups that touch the same producers,
-    so that no producer is emptied. Where the producers of a class were given
-    different sparsities their mean counts. Of each *branch*, the groups of a
-    class that the same kernels read, at least one stays; what no kernel reads
-    goes first where others are read.
+    A sparsity applies to each class of groups that touch the same producers,
+    so that no producer is emptied. Of each *branch*, the groups of a class
+    that the same kernels read, at least one stays; what no kernel reads goes
+    first where others are read.
 
     Args:
         graph: The `ChannelGraph`.
@@ -126,6 +160,8 @@ def choose(
         gone: Boolean array: groups that are cut for good already; they stay
             cut, and count.
         producers: List of `Producer`.
+        share_out: Callable from a list of `GroupClass` to the sparsity of
+            each.
         call: Callable `(granularity, row, sparsity, of_group) -> mask`, which
             calls a granularity with the scores of channels as an array of
             shape `(1, channels)`; `of_group` is the group of each.
@@ -133,6 +169,27 @@ def choose(
     Returns:
         Boolean array: True for the groups that stay.
     """
+    keep = np.ones(len(graph.groups), bool)
+    classes = _classes(graph, scores, gone, producers)
+    for of_class, sparsity in zip(classes, share_out(classes)):
+        channels = of_class.channels
+        row = _finite(of_class)
+        of_channel = np.repeat(of_class.members, channels)
+        mask = _agreed(
+            [
+                functools.partial(call, granularity, of_group=of_channel)
+                for granularity in {
+                    id(p.granularity): p.granularity for p in of_class.producers
+                }.values()
+            ],
+            np.repeat(row, channels),
+            sparsity,
+        )
+        keep[of_class.members] = _whole_groups(mask, row, of_class)
+    return keep
+
+
+def _classes(graph, scores, gone, producers) -> list[GroupClass]:
     groups = graph.groups
     classes = group_classes(groups, [p.slots for p in producers])
     wishes: dict[int, list[Producer]] = {}
@@ -141,35 +198,36 @@ def choose(
             wishes.setdefault(int(index), []).append(producer)
     order = np.argsort(classes, kind="stable")
     starts = np.searchsorted(classes[order], np.arange(classes.max() + 2))
-    floor = scores.min(initial=0.0) - 1.0
-    scores = np.where(gone, floor - 1.0, scores)
     branches = _branches(graph)
-    keep = np.ones(len(groups), bool)
+    found = []
     for index, wish in wishes.items():
         members = order[starts[index] : starts[index + 1]]
         members = members[~groups.frozen[members]]
         if not len(members):
             continue
+        goes_first = gone[members]
         unread = branches[members] == 0
-        of_members = scores[members]
         if not unread.all():
-            of_members = np.where(unread, floor, of_members)
-        channels = _channels(groups, members, wish)
-        of_channel = np.repeat(members, channels)
-        mask = _agreed(
-            [
-                functools.partial(call, granularity, of_group=of_channel)
-                for granularity in {
-                    id(p.granularity): p.granularity for p in wish
-                }.values()
-            ],
-            np.repeat(of_members, channels),
-            float(np.mean([producer.sparsity for producer in wish])),
+            goes_first = goes_first | unread
+        found.append(
+            GroupClass(
+                members,
+                wish,
+                np.where(goes_first, -np.inf, scores[members]),
+                gone[members],
+                branches[members],
+                _channels(groups, members, wish),
+            )
         )
-        keep[members] = _whole_groups(
-            mask, of_members, gone[members], branches[members], channels
-        )
-    return keep
+    return found
+
+
+def _finite(of_class) -> np.ndarray:
+    """Scores for a granularity: those that are gone lowest, then the unread."""
+    scores = of_class.scores
+    floor = scores[np.isfinite(scores)].min(initial=0.0) - 1.0
+    scores = np.where(np.isfinite(scores), scores, floor)
+    return np.where(of_class.gone, floor - 1.0, scores)
 
 
 def group_classes(groups: Groups, producers: list[np.ndarray]) -> np.ndarray:
@@ -214,16 +272,15 @@ def _channels(groups, members, producers) -> np.ndarray:
     return channels
 
 
-def _whole_groups(mask, scores, gone, branches, channels) -> np.ndarray:
+def _whole_groups(mask, scores, of_class) -> np.ndarray:
     """Boolean array: which groups stay where these channels were to stay.
 
     Args:
         mask: Boolean array: for each channel whether it was chosen.
         scores: Float array: the scores of the groups.
-        gone: Boolean array: those that are cut for good.
-        branches: Integer array: the branch of each.
-        channels: Integer array: how many channels each stands for.
+        of_class: The `GroupClass`.
     """
+    channels, gone = of_class.channels, of_class.gone
     of_channel = np.repeat(np.arange(len(scores)), channels)
     kept = np.bincount(of_channel, mask, minlength=len(scores)) == channels
     best_first = np.argsort(-scores, kind="stable")
@@ -233,10 +290,10 @@ def _whole_groups(mask, scores, gone, branches, channels) -> np.ndarray:
             kept[group] = True
             room -= channels[group]
     kept &= ~gone
-    for branch in np.unique(branches[~gone & (branches > 0)]):
-        of_branch = (branches == branch) & ~gone
+    for branch in of_class.starving:
+        of_branch = (of_class.branches == branch) & ~gone
         if not kept[of_branch].any():
-            _move(kept, of_branch, best_first, branches, channels)
+            _move(kept, of_branch, best_first, of_class.branches, channels)
     return kept
 
 

@@ -8,6 +8,7 @@ from kprune.structure import flattening
 from kprune.structure.cloning import clone, padded
 from kprune.structure.functions import config_with_functions
 from kprune.structure.graph import readable
+from kprune.structure.need import Need
 from kprune.structure.rebuilding import Rebuilder
 from kprune.structure.records import Reading
 from kprune.structure.walk import Walk
@@ -93,9 +94,7 @@ class Removal:
     def __init__(self, model: keras.Model):
         self._walk = Walk(model, weigh=True)
         self._groups = self._walk.table.solve()
-        readings = self._walk.readings
-        self._calls = _grouped(readings, lambda r: id(r.variable))
-        self._folding = _grouped(readings, lambda r: id(r.bias))
+        self._folding = _grouped(self._walk.readings, lambda r: id(r.bias))
         self._configs = _grouped(
             self._walk.configs.items(), lambda item: item[0][0]
         )
@@ -103,7 +102,8 @@ class Removal:
         self._bindings = _grouped(
             self._walk.bindings.values(), lambda b: id(b.variable)
         )
-        self._removed = self._unused()
+        self._need = Need(self._walk, self._groups)
+        self._removed = self._need.removed
         self._keep = ~self._removed[self._groups.of_slot]
 
     def filters(self, layer, kernel: PrunableWeight) -> tuple[int, int] | None:
@@ -142,7 +142,7 @@ class Removal:
                     reasons[self._groups.reasons[index]] = None
             empty = along[_empty_slices(self._walk, binding)]
             empty = empty[~self._removed[empty]]
-            for name in self._readers_of(empty):
+            for name in self._need.readers_of(empty):
                 reasons[
                     f"masked filters stay: '{name}' reads them; wrap it too"
                 ] = None
@@ -225,72 +225,6 @@ class Removal:
                     index = np.append(index, np.flatnonzero(~keep))
                 array = np.take(array, index, axis=axis)
         return array
-
-    def _unused(self) -> np.ndarray:
-        """Boolean array: the groups that can go."""
-        kept = self._groups.frozen.copy()
-        for mixed in self._walk.sums:
-            not_zero = mixed.channels.constants != 0
-            kept[self._groups.of_slot[mixed.channels.slots[not_zero]]] = True
-        # No tensor and no variable may lose all of an axis.
-        spans = list(self._walk.spans.values())
-        spans += [b.slots for b in self._walk.bindings.values()]
-        while True:
-            removed = self._unneeded(kept)
-            emptied = [
-                along[0]
-                for slots in spans
-                if removed[along := self._groups.of_slot[slots]].all()
-            ]
-            staying = emptied + self._outnumbered(removed)
-            if not staying:
-                return removed
-            # What stays of an axis needs what it reads.
-            kept[staying] = True
-
-    def _outnumbered(self, removed) -> list[int]:
-        """The groups that have to stay so that balanced axes stay equal."""
-        groups = []
-        for pair in self._walk.balanced:
-            along = [self._groups.of_slot[slots] for slots in pair]
-            first, second = (np.count_nonzero(~removed[a]) for a in along)
-            fewer = along[0] if first < second else along[1]
-            groups.extend(fewer[removed[fewer]][: abs(first - second)])
-        return groups
-
-    def _unneeded(self, kept) -> np.ndarray:
-        """Boolean array: the groups that can go if those of `kept` stay."""
-        removed = np.zeros(len(self._groups), bool)
-        while True:
-            needed = kept.copy()
-            for reading in self._walk.readings:
-                reads = self._groups.of_slot[reading.channels.slots]
-                needed[reads[self._needs(reading, removed)]] = True
-            if np.array_equal(~needed, removed):
-                return removed
-            # Without these groups more weights link to nothing.
-            removed = ~needed
-
-    def _needs(self, reading: Reading, removed: np.ndarray) -> np.ndarray:
-        """Boolean array: the channels that a kernel's outputs depend on."""
-        gone = removed[self._groups.of_slot[reading.out_slots]]
-        linked = reading.linked[:, ~gone].any(axis=1)
-        constants = reading.channels.constants
-        # One bias cannot take in the constants of several calls.
-        once = len(self._calls[id(reading.variable)]) == 1
-        if once and reading.bias is not None:
-            return linked & np.isnan(constants)
-        return linked & (constants != 0)
-
-    def _readers_of(self, groups: np.ndarray) -> list[str]:
-        """The names of the layers that depend on any of these groups."""
-        names: dict[str, None] = {}
-        for reading in self._walk.readings if len(groups) else ():
-            reads = self._groups.of_slot[reading.channels.slots]
-            needs = self._needs(reading, self._removed)
-            if np.isin(reads[needs], groups).any():
-                names[reading.layer.name] = None
-        return list(names)
 
     def _sums_over(self, groups: np.ndarray, empty: np.ndarray) -> list[str]:
         """Why groups stay for calls that mix channels without weights.

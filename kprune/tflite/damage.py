@@ -20,11 +20,30 @@ _OPERANDS = {
 }
 
 
+def check_tensor(tensor) -> None:
+    """Refuses a constant that lacks some of its numbers.
+
+    Args:
+        tensor: `kprune.tflite.graphs.Tensor`.
+
+    Raises:
+        IndexError: If the axis along which it is quantized is not there.
+        ValueError: If numbers or zero points are missing.
+    """
+    if not tensor.is_of_numbers:
+        return
+    if tensor.stored.size != tensor.size and not tensor.is_sparse:
+        raise ValueError(f"numbers of '{tensor.name}' are missing")
+    points = tensor.zero_points.size
+    if points > 1 and points != tensor.shape[tensor.quantized_axis]:
+        raise ValueError(f"zero points of '{tensor.name}' are missing")
+
+
 def check_graph(graph) -> None:
     """Refuses what no reader of a graph should have to think of.
 
     Args:
-        graph: `kprune.tflite.flatbuffer.Graph`.
+        graph: `kprune.tflite.graphs.Graph`.
 
     Raises:
         IndexError: If a tensor or an operand is not there.
@@ -63,7 +82,7 @@ def check_loops(graphs, index: int = 0, outer: tuple = ()) -> None:
     """Refuses loops whose graphs are missing, run themselves or do not fit.
 
     Args:
-        graphs: Tuple of `kprune.tflite.flatbuffer.Graph`.
+        graphs: Tuple of `kprune.tflite.graphs.Graph`.
         index: Integer. The graph whose loops are checked.
         outer: Tuple of the indices of the graphs that it runs in.
 

@@ -2,7 +2,7 @@
 
 import math
 
-from kprune.tflite.flatbuffer import Graph, Operator, Tensor
+from kprune.tflite.graphs import Graph, Operator, Tensor
 
 # Which inputs of an operator are its weights, where they are constants.
 _KERNELS = {

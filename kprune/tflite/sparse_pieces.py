@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Iterator
 
 from kprune.tflite import sparse_rules
-from kprune.tflite.flatbuffer import UNPACKING, Graph, Operator
+from kprune.tflite.graphs import UNPACKING, Graph, Operator
 
 _ENDS = ("DEPTH_TO_SPACE", "MEAN", "SUM")
 _IN_OTHER_ORDER = (

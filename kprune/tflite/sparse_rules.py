@@ -1,11 +1,11 @@
 """Which operators XNNPACK's kernels for sparse weights can be among.
 
 Versions of XNNPACK differ, and which one a phone or a browser has is not
-known: an operator is supported only if all since 2022 support it.
+known: an operator is supported only if all since 2022 support it. Asked is
+always about one operator and the graph that it is in.
 """
 
-from kprune.tflite import flatbuffer
-from kprune.tflite.flatbuffer import Graph, Operator
+from kprune.tflite.graphs import UNPACKING, Graph, Operator
 
 START = "a 3x3 convolution of stride 2, of 3 channels, padded by 1"
 _NOT_SUPPORTED = "this operator is not supported with channels first"
@@ -51,15 +51,7 @@ _OF_LATER = (
 
 
 def computed(operator: Operator, graph: Graph) -> list[int]:
-    """The inputs of an operator that are not constants.
-
-    Args:
-        operator: `Operator`.
-        graph: The `Graph` that it is in.
-
-    Returns:
-        List of indices of tensors.
-    """
+    """The inputs of an operator that are not constants: indices of tensors."""
     return [
         index
         for index in operator.inputs
@@ -68,48 +60,22 @@ def computed(operator: Operator, graph: Graph) -> list[int]:
 
 
 def skips_zeros(operator: Operator, graph: Graph) -> bool:
-    """Whether an operator has weights whose zeros are counted and skipped.
-
-    Args:
-        operator: `Operator`.
-        graph: The `Graph` that it is in.
-
-    Returns:
-        Boolean.
-    """
+    """Whether it has weights whose zeros are counted and skipped."""
     if operator.kind == "FULLY_CONNECTED":
         return True
     return operator.kind == "CONV_2D" and _window(operator, graph) == (1, 1)
 
 
 def counts_integers(operator: Operator, graph: Graph) -> bool:
-    """Whether an operator is one that skips zeros, but for its integers.
-
-    Args:
-        operator: `Operator`.
-        graph: The `Graph` that it is in.
-
-    Returns:
-        Boolean.
-    """
-    if operator.kind not in ("CONV_2D", "FULLY_CONNECTED"):
+    """Whether zeros of its weights would be skipped, were they no integers."""
+    if not skips_zeros(operator, graph):
         return False
     kernel = graph.constant(operator.inputs[1])
-    if kernel is None or kernel.type in _FLOATS:
-        return False
-    return skips_zeros(operator, graph)
+    return kernel is not None and kernel.type not in _FLOATS
 
 
 def is_start(operator: Operator, graph: Graph) -> bool:
-    """Whether channels can come first from an operator on.
-
-    Args:
-        operator: `Operator`.
-        graph: The `Graph` that it is in.
-
-    Returns:
-        Boolean.
-    """
+    """Whether channels can come first from this operator on."""
     if operator.kind != "CONV_2D" or exclusion(operator, graph):
         return False
     return _window(operator, graph) == (3, 3)
@@ -121,17 +87,9 @@ def _window(operator, graph) -> tuple[int, int]:
 
 
 def exclusion(operator: Operator, graph: Graph) -> str:
-    """The rule that excludes an operator from what has channels first.
-
-    Args:
-        operator: `Operator`.
-        graph: The `Graph` that it is in.
-
-    Returns:
-        String; empty if no rule does.
-    """
+    """The rule that excludes it from what has channels first, else empty."""
     kind = operator.kind
-    if kind in flatbuffer.UNPACKING and not computed(operator, graph):
+    if kind in UNPACKING and not computed(operator, graph):
         return ""
     tensors = [graph.tensors[i] for i in operator.inputs if i >= 0]
     if not tensors:

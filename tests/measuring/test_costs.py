@@ -11,7 +11,7 @@ from models import Untraceable, convnet
 
 import kprune
 from kprune.measuring import costs
-from kprune.tflite import flatbuffer
+from kprune.tflite import graphs
 
 on_tensorflow = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow",
@@ -136,6 +136,8 @@ ATTENTION = 4 * 6 * 8 * 12 + 2 * 6 * 6 * 12  # 3 heads of 4 on 6 places of 8
         ),
         ((6,), lambda: layers.Embedding(9, 4), 0),
         ((6, 8), lambda: layers.LayerNormalization(), 0),
+        ((6, 8), lambda: layers.LayerNormalization(axis=(1, 2)), 0),
+        ((6, 8), lambda: layers.PReLU(), 0),
         ((6, 8), lambda: AppliedTwice(8), 2 * 6 * 8 * 8),
         ((6, 8), lambda: Projected(), 6 * (8 * 5 + 5 * 2)),
         ((8, 8), lambda: Looped(), None),
@@ -493,7 +495,7 @@ def test_sparse_and_plain_files_cost_the_same(tmp_path):
 )
 def test_zeros_are_what_stands_for_zero(type, data, zero_points, zeros):
     data, zero_points = np.array(data, np.uint8), np.array(zero_points)
-    tensor = flatbuffer.Tensor(
+    tensor = graphs.Tensor(
         "w", (2, 2), (), type, data, 1, zero_points, 1, False
     )
     assert tensor.is_parameter and tensor.zeros == zeros

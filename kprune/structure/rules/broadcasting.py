@@ -118,17 +118,30 @@ def merge_axis(walk, call, operands, axis, combine, cuts):
         constants.append(channels)
     if not labelled:
         return None
-    slots = labelled[0].slots
-    for other in labelled[1:]:
-        walk.tie(slots, other.slots)
-    if stays:
-        reason = (
-            f"'{call.layer.name}' merges it with a tensor that cannot be cut"
-        )
-        walk.table.freeze(slots, reason)
+    reason = f"'{call.layer.name}' merges it with a tensor that cannot be cut"
+    slots = tied(walk, labelled, reason if stays else "")
     cuts.extend((name, own, slots) for name, own in full)
     parts = [_constants(part, len(slots)) for part in constants]
     return Channels(slots, combine(parts))
+
+
+def tied(walk, channels: list[Channels], reason: str) -> np.ndarray:
+    """The slots of channels that go together.
+
+    Args:
+        walk: The walk.
+        channels: List of `Channels` of one length, at least one.
+        reason: String. Why they stay, empty where they can go.
+
+    Returns:
+        Integer array.
+    """
+    slots = channels[0].slots
+    for other in channels[1:]:
+        walk.tie(slots, other.slots)
+    if reason:
+        walk.table.freeze(slots, reason)
+    return slots
 
 
 def _constants(part, length: int) -> np.ndarray:

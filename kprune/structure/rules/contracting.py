@@ -8,7 +8,7 @@ from keras import layers
 from kprune.keras_internals import operation_classes
 from kprune.structure.records import Tensor
 from kprune.structure.rules.arguments import operand, replaced
-from kprune.structure.rules.broadcasting import product
+from kprune.structure.rules.broadcasting import product, tied
 from kprune.structure.rules.registry import register_rule
 from kprune.structure.slots import Channels
 
@@ -68,12 +68,8 @@ def _joined(walk, call, places: list) -> Channels | None:
             labelled.append(channels)
     if not labelled:
         return None
-    slots = labelled[0].slots
-    for other in labelled[1:]:
-        walk.tie(slots, other.slots)
-    if stays:
-        reason = f"'{name}' multiplies it with a tensor that cannot be cut"
-        walk.table.freeze(slots, reason)
+    reason = f"'{name}' multiplies it with a tensor that cannot be cut"
+    slots = tied(walk, labelled, reason if stays else "")
     constants = product([channels.constants for channels in labelled])
     return Channels(slots, constants).zeros_only()
 

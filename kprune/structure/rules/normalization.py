@@ -16,17 +16,13 @@ _STATE = ("gamma", "beta", "moving_mean", "moving_variance")
 @register_rule(layers.BatchNormalization)
 def batch_normalization(walk, call):
     """Batch normalization scales and shifts each channel alone."""
-    (x,) = call.inputs
     layer = call.layer
-    axis = layer.axis % len(x.shape)
-    walk.freeze(x.axes, f"'{layer.name}' averages over this axis", but=axis)
-    channels = x.axes.get(axis)
-    _bind(walk, layer, _STATE, channels)
+    axis, channels = _own_axis(walk, call, _STATE)
     if channels is None:
         return [{}]
     if not walk.weigh:
         return [{axis: channels.varying()}]
-    shape = [1] * len(x.shape)
+    shape = [1] * len(call.inputs[0].shape)
     shape[axis] = len(channels)
     # The layer itself, since backends differ in how they round epsilon.
     known = channels.constants.astype(keras.config.floatx()).reshape(shape)
@@ -124,12 +120,8 @@ def _larger_epsilon(epsilon, keep):
 @register_rule(layers.GroupNormalization)
 def group_normalization(walk, call):
     """Each group of channels is normalized alone, so whole groups go."""
-    (x,) = call.inputs
     layer = call.layer
-    axis = layer.axis % len(x.shape)
-    walk.freeze(x.axes, f"'{layer.name}' averages over this axis", but=axis)
-    channels = x.axes.get(axis)
-    _bind(walk, layer, ("gamma", "beta"), channels)
+    axis, channels = _own_axis(walk, call, ("gamma", "beta"))
     if channels is None:
         walk.hold(layer, layer, "groups")
         return [{}]
@@ -180,6 +172,23 @@ def normalization(walk, call):
         reason = f"'{layer.name}' (Normalization) has statistics along it"
         walk.freeze({axis: x.axes[axis]}, reason)
     return [{a: c.varying() for a, c in x.axes.items() if a not in along}]
+
+
+def _own_axis(walk, call, names) -> tuple[int, Channels | None]:
+    """The axis that a layer does not average over, and the channels along it.
+
+    Args:
+        walk: The walk.
+        call: The `LayerCall`.
+        names: Names of the layer's vectors that lie along it.
+    """
+    (x,) = call.inputs
+    layer = call.layer
+    axis = layer.axis % len(x.shape)
+    walk.freeze(x.axes, f"'{layer.name}' averages over this axis", but=axis)
+    channels = x.axes.get(axis)
+    _bind(walk, layer, names, channels)
+    return axis, channels
 
 
 def _over(layer, x) -> set:

@@ -172,7 +172,7 @@ def test_get():
 def test_get_lists_the_names_when_it_knows_none(identifier):
     with pytest.raises(ValueError, match="Unknown allocation") as error:
         allocations.get(identifier)
-    assert "['global', 'uniform']" in str(error.value)
+    assert "['erdos_renyi', 'global', 'lamp', 'uniform']" in str(error.value)
     received = repr(identifier)
     if isinstance(identifier, type):
         name = identifier.__name__

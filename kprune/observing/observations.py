@@ -1,0 +1,281 @@
+"""What a model's kernels read, and the gradients of its loss, on some data."""
+
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+from kprune import weights
+from kprune.keras_internals import sublayers
+from kprune.observing import gradients, linear
+from kprune.observing.linear import LinearMap
+from kprune.observing.samples import Batch
+from kprune.observing.watching import step_by_step, watching
+from kprune.prunable import (
+    PrunableWeight,
+    prunable_layers,
+    prunable_weights,
+    unwrapped,
+)
+
+
+class Observations:
+    """What can be seen of a model when it computes on some samples.
+
+    The model is called as at inference, with its weights as they count:
+    masked ones as 0. Whatever it assigns meanwhile is forgotten. Nothing is
+    computed before it is asked for, and nothing twice.
+
+    Args:
+        model: A built `keras.Model` with prunable layers.
+        batches: List of `Batch`.
+        loss: A Keras loss, its name, or a callable `(y_true, y_pred)`; `None`
+            for the one that the model was compiled with. Only gradients need
+            it.
+    """
+
+    def __init__(
+        self, model: keras.Model, batches: list[Batch], loss: Any = None
+    ):
+        self.model = model
+        self._batches = batches
+        self._loss = loss
+
+    def map_of(self, weight: PrunableWeight) -> LinearMap:
+        """How the model uses a kernel.
+
+        Args:
+            weight: A prunable weight of the model.
+
+        Raises:
+            ValueError: If that is not known.
+        """
+        try:
+            return self._maps[id(weight.variable)]
+        except KeyError:
+            kind = type(unwrapped(weight.layer)).__name__
+            raise ValueError(
+                f"What {weight} (of type {kind}) reads is not known, so there "
+                "is no `input_norm` and no `gram` of it. Leave the layer "
+                "unwrapped, with `kprune.make_prunable(model, layers=...)`, or "
+                "take a criterion that asks for neither."
+            ) from None
+
+    def input_norm(self, weight: PrunableWeight) -> np.ndarray:
+        """The root mean square of what each weight multiplies.
+
+        Args:
+            weight: A prunable weight of the model.
+
+        Returns:
+            Float64 array of the kernel's shape.
+
+        Raises:
+            ValueError: If what it reads is not known.
+        """
+        of_kernel = self.map_of(weight)
+        totals, count = self._squares.get(id(weight.variable), (0.0, 0))
+        means = np.sqrt(totals / max(count, 1))
+        means = np.broadcast_to(np.asarray(means), of_kernel.shape[:2])
+        return of_kernel.kernel(
+            np.repeat(means[..., None], of_kernel.shape[2], axis=2)
+        )
+
+    def gram(self, weight: PrunableWeight) -> np.ndarray:
+        """The second moment of what a kernel reads: the mean of `x' x`.
+
+        Args:
+            weight: A prunable weight of the model.
+
+        Returns:
+            Float64 array of shape `(matrices, inputs, inputs)`, see
+            `LinearMap`.
+
+        Raises:
+            ValueError: If what it reads is not known.
+        """
+        count, inputs, _ = self.map_of(weight).shape
+        none = np.zeros((count, inputs, inputs)), 0
+        totals, rows = self._grams.get(id(weight.variable), none)
+        return totals / max(rows, 1)
+
+    def gradient(self, weight: PrunableWeight) -> np.ndarray:
+        """The mean over the batches of the loss's gradient.
+
+        Args:
+            weight: A prunable weight of the model that trains.
+
+        Returns:
+            Float64 array of the kernel's shape; that of masked weights too.
+
+        Raises:
+            ValueError: If there are no targets or no loss.
+        """
+        return self._gradients[id(weight.variable)][0]
+
+    def squared_gradient(self, weight: PrunableWeight) -> np.ndarray:
+        """The mean over the batches of the square of the loss's gradient.
+
+        As `gradient`.
+        """
+        return self._gradients[id(weight.variable)][1]
+
+    @functools.cached_property
+    def _owned(self) -> list[tuple[keras.layers.Layer, list[LinearMap]]]:
+        """The layers that use prunable weights, and how."""
+        wanted = {id(w.variable) for w in prunable_weights(self.model)}
+        found = []
+        for layer in prunable_layers(self.model):
+            for owner in [layer.layer, *sublayers(layer.layer)]:
+                maps = [
+                    one
+                    for one in linear.maps_of(owner)
+                    if id(one.variable) in wanted
+                ]
+                if maps:
+                    found.append((owner, maps))
+        return found
+
+    @functools.cached_property
+    def _maps(self) -> dict[int, LinearMap]:
+        return {
+            id(one.variable): one for _, maps in self._owned for one in maps
+        }
+
+    @functools.cached_property
+    def _squares(self) -> dict[int, tuple[np.ndarray, int]]:
+        return self._sums(lambda one, arguments: one.squares(arguments))
+
+    @functools.cached_property
+    def _grams(self) -> dict[int, tuple[np.ndarray, int]]:
+        return self._sums(lambda one, arguments: one.moments(arguments))
+
+    def _sums(self, of_call: Callable) -> dict[int, tuple[np.ndarray, int]]:
+        """Sums over all calls of all layers, and the numbers of rows."""
+        found: dict[int, tuple[np.ndarray, int]] = {}
+        maps = {id(owner): maps for owner, maps in self._owned}
+
+        def heard(layer, call, *args, **kwargs):
+            arguments = linear.arguments_of(layer, args, kwargs)
+            for one in maps[id(layer)]:
+                total, count = of_call(one, arguments)
+                key = id(one.variable)
+                before, counted = found.get(key, (0.0, 0))
+                found[key] = before + total, counted + count
+            return call(*args, **kwargs)
+
+        owners = [owner for owner, _ in self._owned]
+        with watching(owners, heard), step_by_step(self.model):
+            for batch in self._batches:
+                with keras.StatelessScope(list(self._as_it_counts())):
+                    self._call(batch.x)
+        return found
+
+    def _as_it_counts(self) -> Iterator[tuple[keras.Variable, Any]]:
+        """Values that make masked weights 0, and their masks all ones."""
+        for layer in prunable_layers(self.model):
+            for name, variable in layer.maskable.items():
+                mask = layer.masks[name]
+                yield variable, weights.times_mask(variable, mask)
+                yield mask, keras.ops.ones(mask.shape, "bool")
+
+    def _call(self, x):
+        try:
+            return self.model(x, training=False)
+        except Exception as error:
+            # Whatever Keras, its backend or a user's own call raises.
+            shapes = keras.tree.map_structure(np.shape, x)
+            raise ValueError(
+                f"Model '{self.model.name}' cannot compute on the samples in "
+                f"`data`, of shape {shapes}: {type(error).__name__}: {error}"
+            ) from error
+
+    @functools.cached_property
+    def _gradients(self) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+        self._check_loss()
+        variables = [w.variable for w in prunable_weights(self.model)]
+        counts = {id(v): value for v, value in self._as_it_counts()}
+        values = [counts.pop(id(variable)) for variable in variables]
+        rest = [
+            (variable, counts[id(variable)])
+            for variable, _ in self._as_it_counts()
+            if id(variable) in counts
+        ]
+
+        def step(values, x, y, sample_weight):
+            def loss(values):
+                scope = keras.StatelessScope([*zip(variables, values), *rest])
+                scope.collect_losses = True
+                with scope:
+                    return self._total_loss(x, y, sample_weight)
+
+            return gradients.gradients(loss, values)
+
+        if not self.model.run_eagerly:
+            step = gradients.compiled(step)
+        sums = [[np.zeros(v.shape), np.zeros(v.shape)] for v in variables]
+        for batch in self._batches:
+            found = step(values, batch.x, batch.y, batch.sample_weight)
+            for (mean, square), gradient in zip(sums, found):
+                gradient = keras.ops.convert_to_numpy(gradient)
+                gradient = gradient.astype(np.float64)
+                mean += gradient
+                square += np.square(gradient)
+        count = len(self._batches)
+        return {
+            id(variable): (mean / count, square / count)
+            for variable, (mean, square) in zip(variables, sums)
+        }
+
+    def _total_loss(self, x, y, sample_weight):
+        predicted = self._call(x)
+        if self._loss is None:
+            return self.model.compute_loss(x, y, predicted, sample_weight)
+        of_targets = keras.losses.get(self._loss)
+        if isinstance(of_targets, keras.losses.Loss):
+            total = of_targets(y, predicted, sample_weight=sample_weight)
+        else:
+            total = keras.ops.mean(of_targets(y, predicted))
+        return sum(self.model.losses, start=total)
+
+    def _check_loss(self) -> None:
+        if self._loss is None and not self.model.compiled:
+            raise ValueError(
+                f"Gradients need a loss, and model '{self.model.name}' is not "
+                "compiled. Compile it, or pass `loss=`."
+            )
+        has_loss = self._loss is not None or self.model.loss is not None
+        if has_loss and any(batch.y is None for batch in self._batches):
+            raise ValueError(
+                "Gradients need targets, and `data` has none. Pass "
+                "`data=(x, y)`, or batches of such tuples."
+            )
+
+
+def of_names(
+    observations: Observations | None,
+    weight: PrunableWeight,
+    names: Iterable[str],
+) -> dict[str, Callable]:
+    """What a member can ask for that needs data.
+
+    Args:
+        observations: `Observations`, `None` where no data was given.
+        weight: The kernel that it is called for.
+        names: Iterable of names, those of methods of `Observations`.
+
+    Returns:
+        Dict from a name to a callable without arguments.
+    """
+
+    def offer(name):
+        if observations is None:
+            raise ValueError(
+                f"`{name}` is computed from data. Pass `data=`: some hundred "
+                "samples" + (", with targets." if "gradient" in name else ".")
+            )
+        return getattr(observations, name)(weight)
+
+    return {name: functools.partial(offer, name) for name in names}
