@@ -9,7 +9,7 @@ import pytest
 import kprune
 
 # What they import is public too.
-PACKAGES = ["kprune", "kprune.structure", "kprune.criteria"]
+PACKAGES = ["kprune", "kprune.structure"]
 NAMESPACES = [
     "kprune.allocations",
     "kprune.criteria",
