@@ -54,7 +54,7 @@ def test_get():
 def test_get_lists_the_names_when_it_knows_none(identifier):
     with pytest.raises(ValueError, match="Unknown criterion") as error:
         criteria.get(identifier)
-    assert "['magnitude', 'random']" in str(error.value)
+    assert "'magnitude', 'obs', 'random'" in str(error.value)
     received = repr(identifier)
     if isinstance(identifier, type):
         name = identifier.__name__

@@ -12,7 +12,7 @@ Reference:
 import numpy as np
 
 from kprune import ranking
-from kprune.reconstruction import brain_surgeon
+from kprune.reconstruction import brain_surgeon, least_squares
 
 _DAMPING = 0.01
 # One decomposition, 9 n^3, and up to 300 products: minutes above this.
@@ -55,8 +55,9 @@ def magnitudes(gram: np.ndarray, weights: np.ndarray, kept: int) -> np.ndarray:
     by 1.3, 1.2 or 1.1, as more than 0.1 or 0.005 of the support, or any of
     it, has changed; it ends when nothing has, or from iteration 31 on less
     than 0.0003, and after 300 iterations. Until it has grown for the first
-    time, little change makes it five times smaller instead, and all starts
-    again from the dense kernel.
+    time it gets five times smaller instead, and after a small change all
+    starts again from the dense kernel. Where the largest weights of the scaled
+    kernel leave less error, these stay.
 
     Above 2,500 inputs it is the square roots of the costs of
     `brain_surgeon.losses`.
@@ -81,7 +82,20 @@ def magnitudes(gram: np.ndarray, weights: np.ndarray, kept: int) -> np.ndarray:
     dense = weights * scale[:, None]
     if np.count_nonzero(dense) <= kept:
         return np.abs(dense)  # without any error
-    return _admm(hessian, dense, kept)
+    # On kernels of few weights ADMM can end worse than where it started.
+    return min(
+        (np.abs(dense), _admm(hessian, dense, kept)),
+        key=lambda found: _error(hessian, dense, found, kept),
+    )
+
+
+def _error(hessian, dense, found, kept) -> float:
+    """What a support leaves when its weights are fitted."""
+    mask = ranking.keep_highest(found, found.size - kept)
+    target = hessian @ dense
+    fitted = least_squares.fit(hessian, target, dense, mask)
+    energy = float(np.vdot(dense, target))
+    return least_squares.error(hessian, target, energy, fitted)
 
 
 def _admm(hessian, dense, kept) -> np.ndarray:

@@ -49,10 +49,10 @@ def losses(gram: np.ndarray, weights: np.ndarray) -> np.ndarray:
     Example:
 
     >>> kprune.reconstruction.brain_surgeon.losses(
-    ...     np.array([[1.0, 0.0], [0.0, 4.0]]), np.array([[2.0], [1.0]])
+    ...     np.array([[1.0, 0.0], [0.0, 4.0]]), np.array([[2.0], [0.5]])
     ... ).round(1)
     array([[4.1],
-           [4.1]])
+           [1. ]])
     """
     hessian, is_live = _damped(gram)
     weights = np.where(is_live[:, None], weights, 0.0).astype(np.float64)
@@ -89,7 +89,7 @@ class Surgeon:
     ...     members=np.array([0, 1]),
     ... )
     >>> surgeon.losses().round(2)
-    array([0.19, 0.77])
+    array([0.19, 0.75])
     >>> round(surgeon.remove(0), 2)
     0.19
     >>> surgeon.weights.round(2), surgeon.losses().round(2)
