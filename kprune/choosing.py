@@ -12,6 +12,7 @@ from kprune.observing import requests
 from kprune.prunable import PrunableWeight
 from kprune.ranking import removed_count
 from kprune.structure import groups
+from kprune.structure.readers import readers
 
 # From (id of a variable, axis) to a boolean array: which slices stay.
 Slices = dict[tuple[int, int], np.ndarray]
@@ -106,6 +107,8 @@ def choose_slices(graph, wishes, scorer, share_out) -> Slices:
 def _group_scores(graph, wishes, producers, scorer) -> np.ndarray:
     """The score of each group, as `choose_slices` asks for it."""
     members: dict[int, groups.Member]
+    if scorer.scores_groups is not None:
+        return _by_readers(graph, wishes, producers, scorer)
     if scorer.slices_of is None:
         members = {
             id(weight.variable): functools.partial(
@@ -139,6 +142,31 @@ def _group_scores(graph, wishes, producers, scorer) -> np.ndarray:
             "`layer.trainable = False`, or take another criterion."
         )
     return np.nan_to_num(scores)
+
+
+def _by_readers(graph, wishes, producers, scorer) -> np.ndarray:
+    """The scores of groups that a criterion gives where they are read."""
+    found = readers(
+        graph,
+        [weight for wish in wishes for weight in wish.kernels],
+        scorer.observations.map_of,
+        scorer.observations.covariance,
+    )
+    classes = groups.group_classes(graph.groups, [p.slots for p in producers])
+    scores = np.zeros(len(graph.groups))
+    for of_class in range(1, classes.max() + 1):
+        inside = (classes == of_class) & ~graph.groups.frozen
+        (which,) = np.nonzero(inside)
+        local = np.full(len(scores), -1)
+        local[which] = np.arange(len(which))
+        reading = [one for one in found if inside[one.groups].any()]
+        if reading:
+            scores[which] = scorer.scores_groups(
+                [one.kernel for one in reading],
+                [one.gram for one in reading],
+                [local[one.groups] for one in reading],
+            )
+    return scores
 
 
 def _slices(scorer, weight, wish, bindings) -> list[np.ndarray | None]:

@@ -60,7 +60,7 @@ class Scorer:
         self.criterion = criterion
         self._slicer: Any = getattr(criterion, "of_slices", None)
         self._places = places
-        self._observations: Any = observations
+        self.observations: Any = observations
         self.progress = progress
 
     def with_gram(self, weight: PrunableWeight, gram: np.ndarray) -> "Scorer":
@@ -74,7 +74,7 @@ class Scorer:
             self.criterion,
             self._places,
             self.progress,
-            self._observations.with_gram(weight, gram),
+            self.observations.with_gram(weight, gram),
         )
 
     @property
@@ -99,7 +99,7 @@ class Scorer:
             "mask": lambda: weights.to_numpy(weight.mask).copy(),
             "progress": lambda: self.progress,
             "sparsity": lambda: sparsity,
-            **of_names(self._observations, weight, requests.OBSERVED),
+            **of_names(self.observations, weight, requests.OBSERVED),
         }
 
     def scores(self, weight: PrunableWeight, sparsity: float) -> np.ndarray:
@@ -127,7 +127,7 @@ class Scorer:
         across = getattr(self.criterion, "across", None)
         if across is None:
             return self.scores(weight, sparsity)
-        other = Scorer(across, self._places, self.progress, self._observations)
+        other = Scorer(across, self._places, self.progress, self.observations)
         return other.scores(weight, sparsity)
 
     def of_values(
@@ -173,7 +173,7 @@ class Scorer:
     def _by_matrices(self, weight, values, offers) -> np.ndarray:
         """The scores of a criterion that sees kernels as matrices."""
         grams = offers["gram"]()
-        of_kernel = self._observations.map_of(weight)
+        of_kernel = self.observations.map_of(weight)
 
         def as_matrix(offer, index):
             return of_kernel.matrices(offer())[index]
@@ -194,6 +194,11 @@ class Scorer:
             for index, matrix in enumerate(of_kernel.matrices(values))
         ]
         return of_kernel.kernel(np.stack(scores))
+
+    @property
+    def scores_groups(self) -> Callable | None:
+        """What the criterion declares as `of_readers`, `None` if nothing."""
+        return getattr(self.criterion, "of_readers", None)
 
     @property
     def scores_slices(self) -> bool:

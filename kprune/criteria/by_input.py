@@ -117,3 +117,5 @@ def alps(
 # The costs of one kernel have no scale in common with those of another.
 for _criterion in (obs, alps):
     setattr(_criterion, "across", magnitude)  # noqa: B010
+    # Groups of channels go by what the kernels that read them lose.
+    setattr(_criterion, "of_readers", brain_surgeon.total_losses)  # noqa: B010

@@ -119,6 +119,15 @@ class Observations:
         totals, rows = self._grams.get(id(weight.variable), none)
         return totals / max(rows, 1)
 
+    def covariance(self, weight: PrunableWeight) -> np.ndarray:
+        """The second moment of what a kernel reads about its mean.
+
+        As `gram`.
+        """
+        totals, rows = self._totals.get(id(weight.variable), (np.zeros(1), 0))
+        mean = totals / max(rows, 1)
+        return self.gram(weight) - mean[..., :, None] * mean[..., None, :]
+
     def with_gram(
         self, weight: PrunableWeight, gram: np.ndarray
     ) -> "Observations":
@@ -181,6 +190,10 @@ class Observations:
     @functools.cached_property
     def _squares(self) -> dict[int, tuple[np.ndarray, int]]:
         return self._sums(lambda one, given: one.sums(given, np.square))
+
+    @functools.cached_property
+    def _totals(self) -> dict[int, tuple[np.ndarray, int]]:
+        return self._sums(lambda one, given: one.sums(given, np.asarray))
 
     @functools.cached_property
     def _magnitudes(self) -> dict[int, tuple[np.ndarray, int]]:

@@ -17,6 +17,8 @@ References:
 - [Meng et al., 2024](https://arxiv.org/abs/2403.12983): OSSCAR
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 _DAMPING = 0.01
@@ -177,6 +179,57 @@ class Surgeon:
         for group in np.flatnonzero(self._is_gone):
             is_gone[self._rows[group]] = True
         return is_gone
+
+
+def total_losses(
+    kernels: Sequence[np.ndarray],
+    grams: Sequence[np.ndarray],
+    members: Sequence[np.ndarray],
+) -> np.ndarray:
+    """What the kernels that read some groups have lost when each goes.
+
+    The groups go one by one, the cheapest first, from all kernels at once,
+    each of which makes up for it. What a kernel loses is relative to its
+    outputs' energy.
+
+    Args:
+        kernels: Sequence of arrays of shape (inputs, outputs).
+        grams: Sequence of arrays of shape (inputs, inputs).
+        members: Sequence of integer arrays of shape (inputs,): the group of
+            each input, -1 for one that never goes.
+
+    Returns:
+        Float64 array of shape (groups,): the sum of the losses up to and with
+        the group's own; so the order is that in which they went.
+
+    Example:
+
+    >>> kprune.reconstruction.brain_surgeon.total_losses(
+    ...     [np.array([[2.0], [1.0], [3.0]])],
+    ...     [np.eye(3)],
+    ...     [np.array([0, 1, 2])],
+    ... ).round(3)
+    array([0.18 , 0.036, 0.505])
+    """
+    surgeons = [Surgeon(*of) for of in zip(grams, kernels, members)]
+    energies = [
+        max(float(np.vdot(kernel, gram @ kernel)), 1e-30)
+        for kernel, gram in zip(kernels, grams)
+    ]
+    count = 1 + max(int(of.max(initial=-1)) for of in members)
+    totals, total = np.empty(count), 0.0
+    for _ in range(count):
+        costs = np.zeros(count)
+        for surgeon, energy in zip(surgeons, energies):
+            of_groups = surgeon.losses() / energy
+            costs[: len(of_groups)] += of_groups
+        group = int(count - 1 - np.argmin(costs[::-1]))
+        total += costs[group]
+        totals[group] = total
+        for surgeon, of_kernel in zip(surgeons, members):
+            if group <= of_kernel.max(initial=-1):
+                surgeon.remove(group)
+    return totals
 
 
 def _damped(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
