@@ -12,7 +12,7 @@ from kprune import weights
 from kprune.keras_internals import sublayers
 from kprune.observing import gradients, linear
 from kprune.observing.linear import LinearMap
-from kprune.observing.samples import Batch
+from kprune.observing.samples import Batch, call
 from kprune.observing.watching import step_by_step, watching
 from kprune.prunable import (
     PrunableWeight,
@@ -225,7 +225,7 @@ class Observations:
         with watching(owners, heard), step_by_step(self.model):
             for batch in self._batches:
                 with keras.StatelessScope(list(self._as_it_counts())):
-                    self._call(batch.x)
+                    call(self.model, batch.x)
         return found
 
     def _as_it_counts(self) -> Iterator[tuple[keras.Variable, Any]]:
@@ -235,17 +235,6 @@ class Observations:
                 mask = layer.masks[name]
                 yield variable, weights.times_mask(variable, mask)
                 yield mask, keras.ops.ones(mask.shape, "bool")
-
-    def _call(self, x):
-        try:
-            return self.model(x, training=False)
-        except Exception as error:
-            # Whatever Keras, its backend or a user's own call raises.
-            shapes = keras.tree.map_structure(np.shape, x)
-            raise ValueError(
-                f"Model '{self.model.name}' cannot compute on the samples in "
-                f"`data`, of shape {shapes}: {type(error).__name__}: {error}"
-            ) from error
 
     @functools.cached_property
     def _gradients(self) -> dict[int, tuple[np.ndarray, np.ndarray]]:
@@ -285,7 +274,7 @@ class Observations:
         }
 
     def _total_loss(self, x, y, sample_weight):
-        predicted = self._call(x)
+        predicted = call(self.model, x)
         if self._loss is None:
             return self.model.compute_loss(x, y, predicted, sample_weight)
         of_targets = keras.losses.get(self._loss)

@@ -84,6 +84,30 @@ def read(data: Any) -> list[Batch]:
     return found
 
 
+def call(model: keras.Model, x: Any) -> Any:
+    """What a model computes on samples at inference.
+
+    Args:
+        model: `keras.Model`.
+        x: Structure of arrays.
+
+    Returns:
+        Structure of tensors.
+
+    Raises:
+        ValueError: If it cannot.
+    """
+    try:
+        return model(x, training=False)
+    except Exception as error:
+        # Whatever Keras, its backend or a user's own call raises.
+        shapes = keras.tree.map_structure(np.shape, x)
+        raise ValueError(
+            f"Model '{model.name}' cannot compute on the samples in `data`, "
+            f"of shape {shapes}: {type(error).__name__}: {error}"
+        ) from error
+
+
 def _is_array(x) -> bool:
     return hasattr(x, "shape") and hasattr(x, "dtype")
 

@@ -13,6 +13,7 @@ from kprune.keras_internals import sublayers
 from kprune.observing import linear
 from kprune.observing.linear import LinearMap
 from kprune.observing.samples import Batch
+from kprune.observing.samples import call as call_on
 from kprune.observing.watching import step_by_step, to_numpy, watching
 from kprune.prunable import PrunableWeight, all_weights, prunable_layers
 
@@ -170,7 +171,7 @@ def look(model: keras.Model, x: Any, lifted: bool) -> Seen:
         return outputs
 
     with _calls(model, list(owners.values()), heard, lifted):
-        model(x, training=False)
+        call_on(model, x)
     return seen
 
 
@@ -255,7 +256,7 @@ class Sample:
             unique = list({id(owner): owner for owner in owners}.values())
             with _calls(model, unique, heard, lifted):
                 try:
-                    model(batch.x, training=False)
+                    call_on(model, batch.x)
                 except Stop:
                     pass
 
