@@ -326,6 +326,8 @@ def test_what_it_asks_for_is_checked_before_any_training():
     message = "asks for `weather`, which is not known.*'least'"
     with pytest.raises(ValueError, match=message):
         kprune.PruningScheduler(0.5, allocation=Asking([]))
+    with pytest.raises(ValueError, match=message):
+        Capped(Asking([]))
 
 
 @pytest.mark.parametrize(
