@@ -213,6 +213,7 @@ def check_allocation(allocation: Allocation | str) -> None:
     It must return one sparsity in `[0, 1)` per layer, the same each time, and
     zeros at sparsity 0. The layers must stay as they were. Tried are one layer
     and three of different shapes, with different weights and all equal ones.
+    `over_groups`, if it has one, must do the same for classes of groups.
 
     Args:
         allocation: As `kprune.allocations.get` takes it.
@@ -237,26 +238,67 @@ def check_allocation(allocation: Allocation | str) -> None:
                 f"Allocation {allocation!r} for {len(layers)} layers at "
                 f"sparsity {sparsity}",
             )
-            shares = ask(allocation, "allocation", layers[:], sparsity)
-            is_list = isinstance(shares, Iterable)
-            expect(is_list, "return a list of sparsities", f"{shares}")
-            shares = list(shares)
-            again = list(ask(allocation, "allocation", layers[:], sparsity))
-            expect(
-                len(shares) == len(layers)
-                and all(is_real(s) and 0 <= s < 1 for s in shares),
-                f"return {len(layers)} sparsities in [0, 1)",
-                f"{shares}",
+            ask_again = functools.partial(
+                ask, allocation, "allocation", layers[:], sparsity
             )
-            expect(sparsity or not any(shares), "return zeros", f"{shares}")
-            same = shares == again
-            expect(same, "return the same each time", f"{shares} and {again}")
+            _check_shares(ask_again, sparsity, len(layers), expect)
             for layer, state in zip(layers, before):
                 expect(
                     all(map(np.array_equal, state, _state(layer))),
                     "not change a layer",
                     f"other weights or masks in '{layer.name}'",
                 )
+    if getattr(allocation, "over_groups", None) is not None:
+        _check_over_groups(allocation)
+
+
+def _check_over_groups(allocation) -> None:
+    """Checks the shares of classes of groups, one layer each."""
+    layers = next(layer_lists())
+    shapes = [(8,), (5,), (1,)]
+    for found in zip(*(arrays([shape]) for shape in shapes)):
+        scores = [of_class for _, of_class in found]
+        scores[0][0] = -np.inf
+        for sparsity in SPARSITIES:
+            expect = functools.partial(
+                _expect,
+                f"`over_groups` of allocation {allocation!r} for classes with "
+                f"the scores {scores} at sparsity {sparsity}",
+            )
+            offers = {
+                "layers": lambda: layers,
+                "least": lambda: [2, 1, 1],
+                "macs": lambda: [10.0, 1.0, 3.0],
+                "makers": lambda: [(layer,) for layer in layers],
+                "progress": lambda: 0.5,
+            }
+            given = [of_class.copy() for of_class in scores]
+            ask = functools.partial(
+                requests.answer,
+                allocation.over_groups,
+                "allocation over groups",
+                given,
+                sparsity,
+                offers=offers,
+            )
+            _check_shares(ask, sparsity, 3, expect)
+            same = all(map(np.array_equal, given, scores))
+            expect(same, "not change the scores", "other scores")
+
+
+def _check_shares(ask, sparsity, count, expect) -> None:
+    shares = ask()
+    is_list = isinstance(shares, Iterable)
+    expect(is_list, "return a list of sparsities", f"{shares}")
+    shares, again = list(shares), list(ask())
+    expect(
+        len(shares) == count and all(is_real(s) and 0 <= s < 1 for s in shares),
+        f"return {count} sparsities in [0, 1)",
+        f"{shares}",
+    )
+    expect(sparsity or not any(shares), "return zeros", f"{shares}")
+    same = shares == again
+    expect(same, "return the same each time", f"{shares} and {again}")
 
 
 def _expect(where: str, holds, expected: str, received: str) -> None:

@@ -266,7 +266,7 @@ def test_sparsity_of_plain_and_prunable_models():
         ({"sparsity": None}, "must be a number"),
         ({"criterion": "l1"}, r"Unknown criterion.*\['magnitude', 'random'\]"),
         ({"granularity": "channel"}, "Unknown granularity.*'filter'"),
-        ({"allocation": "erk"}, r"Unknown allocation.*\['global', 'uniform'\]"),
+        ({"allocation": "erk"}, r"Unknown allocation.*'lamp', 'uniform'\]"),
         ({"criterion": lambda kernel: kernel[:1]}, "kernel's shape"),
         (
             {"granularity": lambda scores, sparsity: scores, "sparsity": 0.4},

@@ -221,7 +221,10 @@ def test_granularities_that_break_the_contract(broken, message):
     [
         "uniform",
         "global",
-        allocations.Global(),
+        "lamp",
+        "erdos_renyi",
+        allocations.Global(normalize="standard", per_mac=True),
+        allocations.ErdosRenyi(kernel=False, power_scale=0.5),
         lambda layers, sparsity: [0.0] * len(layers),
         lambda layers, sparsity: tuple(sparsity / 2 for _ in layers),
         lambda layers, sparsity: np.full(len(layers), sparsity),
@@ -272,6 +275,38 @@ calls = itertools.count()
 )
 def test_allocations_that_break_the_contract(broken, message):
     fails(testing.check_allocation, broken, "^Allocation ", message)
+
+
+class OverGroups:
+    def __init__(self, over_groups):
+        self.over_groups = over_groups
+
+    def __call__(self, layers, sparsity):
+        return [sparsity] * len(layers)
+
+
+def sorting(scores, sparsity):
+    for of_class in scores:
+        of_class.sort()
+    return [sparsity] * len(scores)
+
+
+@pytest.mark.parametrize(
+    "broken, message",
+    [
+        (lambda scores, s: [s], "return 3 sparsities"),
+        (lambda scores, s: [s + 0.1] * 3, "return zeros.*0.1"),
+        (lambda scores, s: None, "return a list of sparsities.*None"),
+        (sorting, "not change the scores"),
+    ],
+)
+def test_allocations_that_share_groups_out_wrongly(broken, message):
+    fails(
+        testing.check_allocation,
+        OverGroups(broken),
+        "^`over_groups` of allocation",
+        message,
+    )
 
 
 @pytest.mark.parametrize(

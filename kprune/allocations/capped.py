@@ -11,6 +11,8 @@ from kprune.allocations.names import Allocation, get
 from kprune.observing import requests
 from kprune.received import is_real
 
+_OVER_GROUPS = "allocation over groups"
+
 
 @dataclasses.dataclass(frozen=True)
 class Capped:
@@ -58,6 +60,9 @@ class Capped:
 
     def __post_init__(self):
         requests.names(self._inner, "allocation")
+        over_groups = getattr(self._inner, "over_groups", None)
+        if over_groups is not None:
+            requests.names(over_groups, _OVER_GROUPS)
         for name in ("first", "last"):
             value = getattr(self, name)
             if not (is_real(value) and 0 <= value <= 1):
@@ -115,7 +120,7 @@ class Capped:
             def share_out(chosen, sparsity):
                 return requests.answer(
                     inner,
-                    "allocation over groups",
+                    _OVER_GROUPS,
                     [scores[index] for index in chosen],
                     sparsity,
                     offers={

@@ -13,7 +13,6 @@ from kprune.ranking import removed_count
 
 def _plain():
     """88 filters that can go: 16, 64 and 8, of very different scales."""
-    keras.utils.set_random_seed(0)
     model = keras.Sequential(
         [
             keras.Input((12, 12, 3)),
@@ -24,9 +23,12 @@ def _plain():
             layers.Dense(5, name="last"),
         ]
     )
-    model.get_layer("second").kernel.assign(
-        50 * model.get_layer("second").kernel
-    )
+    generator = np.random.default_rng(0)
+    scales = {"first": 0.1, "second": 50, "third": 1, "last": 1}
+    for name, scale in scales.items():
+        kernel = model.get_layer(name).kernel
+        filters = scale * generator.lognormal(0, 0.2, size=kernel.shape[-1])
+        kernel.assign(filters * generator.normal(size=kernel.shape))
     return kprune.make_prunable(model)
 
 
@@ -53,8 +55,7 @@ def test_of_88_filters_44_go_at_a_half(normalize, per_mac):
     counts = _gone(model, *NAMES)
     assert sum(counts) == 44
     # It is a ranking over the layers: the shares differ.
-    shares = np.array(counts) / (16, 64, 8)
-    assert shares.max() - shares.min() > 0.02
+    assert counts != [8, 32, 4]
     report = kprune.report(model)
     small = kprune.strip(model)
     units = [small.get_layer(n).get_weights()[0].shape[-1] for n in NAMES]
@@ -325,6 +326,8 @@ def test_what_it_asks_for_is_checked_before_any_training():
     message = "asks for `weather`, which is not known.*'least'"
     with pytest.raises(ValueError, match=message):
         kprune.PruningScheduler(0.5, allocation=Asking([]))
+    with pytest.raises(ValueError, match=message):
+        Capped(Asking([]))
 
 
 @pytest.mark.parametrize(
