@@ -271,6 +271,8 @@ def test_updates_at_steps():
     assert set(updates[8:]) == {updates[8]}
 
 
+@pytest.mark.filterwarnings("ignore:`shuffle=True` was passed")
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
 def test_steps_of_a_dataset_of_unknown_length():
     import tensorflow as tf
 
@@ -367,6 +369,8 @@ def test_backup_and_restore_continues(
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:`shuffle=True` was passed")
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
 @pytest.mark.parametrize("stop", [1, 2, 3, 4])
 def test_a_resumed_training_counts_steps_of_unknown_length(tmp_path, stop):
     import tensorflow as tf

@@ -294,6 +294,8 @@ def _seen_scores(criterion, weight, place):
     return np.abs(kernel) + 0.5 * generator.random(kernel.shape)
 
 
+# One mask after the other, each from all that is stored.
+@pytest.mark.filterwarnings("ignore:More weights are masked now, and yet some")
 @pytest.mark.parametrize("criterion", CRITERIA)
 @pytest.mark.parametrize("name", KINDS)
 def test_single_weights_n_of_m_and_blocks(name, criterion):

@@ -105,6 +105,8 @@ SOURCES = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:`shuffle=True` was passed")
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
 @pytest.mark.parametrize("update_freq", ["epoch", 3])
 @pytest.mark.parametrize("source", SOURCES)
 def test_every_source_of_data(source, update_freq):
@@ -389,6 +391,7 @@ def test_one_scheduler_on_two_models():
     assert (masks[0] != masks[1]).any()
 
 
+@pytest.mark.filterwarnings("ignore:`shuffle=True` was passed")
 @pytest.mark.filterwarnings("ignore:Your input ran out of data")
 def test_a_dataset_that_ends_early():
     model = _compiled(_net())

@@ -8,6 +8,7 @@ import pytest
 from emulation import needs_emulator, outputs_without_avx
 from files import on_tensorflow
 from keras import layers
+from models import numpy
 
 import kprune
 from kprune.exporting import litert
@@ -31,9 +32,9 @@ def _net(middle, *, zeros=0.9, channels=3, end=None, **first):
     for layer in model.layers:
         if not layer.weights:
             continue
-        kernel = np.array(layer.kernel)
+        kernel = numpy(layer.kernel)
         if kernel.shape[:-2] == (1, 1):
-            kernel *= 2 * (generator.random(kernel.shape) >= zeros)
+            kernel = kernel * 2 * (generator.random(kernel.shape) >= zeros)
         layer.kernel.assign(kernel)
         layer.bias.assign(generator.normal(0.1, 0.3, layer.bias.shape))
     return model
