@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import os
+import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -13,7 +14,18 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 if os.environ.get("KERAS_BACKEND") == "jax":
     # Most of the time goes into compiling small programs. Level 0 would
     # compute in less precision than float64 has.
-    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
+    os.environ.setdefault(
+        "XLA_FLAGS",
+        "--xla_backend_optimization_level=1"
+        " --xla_cpu_use_fusion_emitters=false",
+    )
+    # What one worker compiled, the others and the processes that tests start
+    # take from a folder that is gone in the end.
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        compiled = tempfile.TemporaryDirectory()
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled.name
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+        os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import keras
 import numpy as np

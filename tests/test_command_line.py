@@ -332,16 +332,7 @@ def test_nobody_reads_on(folder):
     assert "Traceback" not in ended.stderr and "Broken" not in ended.stderr
 
 
-def _process(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "kprune", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
-def test_code_in_files_runs_only_on_request(folder):
+def test_code_in_files_runs_only_on_request(folder, capsys):
     model = keras.Sequential(
         [
             keras.Input((4,)),
@@ -350,12 +341,10 @@ def test_code_in_files_runs_only_on_request(folder):
         ]
     )
     model.save("code.keras")
-    refused = _process("report", "code.keras", "--json")
-    assert refused.returncode == 1 and refused.stdout == ""
-    assert "--no-safe-mode" in refused.stderr
-    allowed = _process("report", "code.keras", "--json", "--no-safe-mode")
-    assert allowed.returncode == 0, allowed.stderr
-    assert json.loads(allowed.stdout)["weights"] == 12
+    assert "--no-safe-mode" in failure(capsys, "report", "code.keras", "--json")
+    # It holds for the process, up to the `clear_session` of the next test.
+    allowed = run(capsys, "report", "code.keras", "--no-safe-mode")
+    assert allowed["weights"] == 12
 
 
 LAYER_OF_A_USER = """
@@ -368,7 +357,7 @@ class Twice(keras.layers.Layer):
 """
 
 
-def test_layers_of_a_user_are_imported(folder, monkeypatch):
+def test_layers_of_a_user_are_imported(folder, capsys, monkeypatch):
     pathlib.Path("own_layers.py").write_text(LAYER_OF_A_USER)
     monkeypatch.syspath_prepend(str(folder))
     import own_layers
@@ -377,7 +366,14 @@ def test_layers_of_a_user_are_imported(folder, monkeypatch):
         [keras.Input((4,)), layers.Dense(3), own_layers.Twice()]
     )
     model.save("own.keras")
-    assert "has layers of your own" in _process("graph", "own.keras").stderr
-    imported = _process("graph", "own.keras", "--import", "own_layers")
-    assert imported.returncode == 0, imported.stderr
-    assert imported.stdout.startswith("group 0")
+    # As in a process that has not imported them.
+    monkeypatch.delitem(sys.modules, "own_layers")
+    known = dict(keras.saving.get_custom_objects())
+    keras.saving.get_custom_objects().clear()
+    try:
+        assert "has layers of your own" in failure(capsys, "graph", "own.keras")
+        assert main(["graph", "own.keras", "--import", "own_layers"]) == 0
+    finally:
+        keras.saving.get_custom_objects().clear()
+        keras.saving.get_custom_objects().update(known)
+    assert capsys.readouterr().out.startswith("group 0")

@@ -92,6 +92,7 @@ def test_int8_keeps_zeros_and_outputs(page):
 
 @on_tensorflow
 @pytest.mark.filterwarnings("ignore:Skipping variable loading")
+@pytest.mark.filterwarnings("ignore:(currentThread|getName)\\(\\) is deprec")
 def test_the_tuner_finds_a_sparsity(page):
     pytest.importorskip("keras_tuner")
     run, names = page

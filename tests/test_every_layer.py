@@ -291,6 +291,7 @@ def test_it_trains_under_masks(name):
         assert (numpy(kernel)[~masks[key]] == 0).all()
 
 
+@pytest.mark.filterwarnings("ignore:`build\\(\\)` was called on layer")
 @pytest.mark.parametrize("name", CASES)
 def test_it_comes_back_from_a_file(tmp_path, name):
     make, data, call = _made(name)

@@ -337,6 +337,7 @@ def _unknown():
     }
 
 
+@pytest.mark.filterwarnings("ignore:You are saving a model .* not yet been")
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])
 @pytest.mark.parametrize("name", ["mine>Twice", "Unregistered", "double"])
 def test_unknown_layers_are_named_in_a_few_words(here, name, suffix):

@@ -18,6 +18,8 @@ from kprune import files
 FILE = pathlib.Path(__file__).parent / "data" / "keras_2.h5"
 
 
+# Keras 2 held a single input in a list.
+@pytest.mark.filterwarnings("ignore:The structure of `inputs` does")
 def test_a_file_of_keras_2():
     before = FILE.read_bytes()
     model = files.load_model(FILE)
@@ -34,6 +36,7 @@ def test_a_file_of_keras_2():
     assert all(type(x).__module__.startswith("keras.") for x in inside)
 
 
+@pytest.mark.filterwarnings("ignore:The structure of `inputs` does")
 def test_a_model_of_keras_2_is_pruned_and_saved(tmp_path):
     model = kprune.make_prunable(files.load_model(FILE))
     kprune.prune(model, 0.5, granularity="unstructured")

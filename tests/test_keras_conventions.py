@@ -91,6 +91,7 @@ def _check(make, init_kwargs, shape, **options):
     _Keras().run_layer_test(make, init_kwargs, input_shape=shape, **options)
 
 
+@pytest.mark.filterwarnings("ignore:`shuffle=True` was passed")
 @pytest.mark.parametrize("name", KINDS)
 def test_a_prunable_layer(name):
     make, shape = KINDS[name]
@@ -101,6 +102,7 @@ def test_a_prunable_layer(name):
     _check(wrapped, {}, shape, run_training_check=name in _TRAINED)
 
 
+@pytest.mark.filterwarnings("ignore:`shuffle=True` was passed")
 @pytest.mark.parametrize(
     ("kind", "arguments", "shape"),
     [
@@ -211,6 +213,7 @@ def _trains(model):
     }
 
 
+@pytest.mark.filterwarnings("ignore:`build\\(\\)` was called on layer")
 @pytest.mark.parametrize(
     "make", [_frozen_base, _thawed_inside, _frozen_whole, _frozen_in_a_layer]
 )

@@ -483,10 +483,3 @@ def test_filters_of_a_transposed_convolution_without_a_graph():
     np.testing.assert_array_equal(kernel.any(axis=(0, 1, 3)), bias)
     np.testing.assert_array_equal(kernel.all(axis=(0, 1, 3)), bias)
     assert bias.sum() == 2
-
-
-def test_n_of_m_inputs_of_a_transposed_convolution():
-    layer = kprune.PrunableLayer(layers.Conv2DTranspose(3, 2), granularity="nm")
-    kprune.prune(keras.Sequential([keras.Input((4, 4, 8)), layer]), 0.5)
-    groups = numpy(layer.masks["kernel"]).reshape(2, 2, 3, 2, 4)
-    assert (groups.sum(axis=-1) == 2).all()

@@ -105,6 +105,8 @@ SOURCES = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:`shuffle=True` was passed")
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
 @pytest.mark.parametrize("update_freq", ["epoch", 3])
 @pytest.mark.parametrize("source", SOURCES)
 def test_every_source_of_data(source, update_freq):
@@ -389,6 +391,7 @@ def test_one_scheduler_on_two_models():
     assert (masks[0] != masks[1]).any()
 
 
+@pytest.mark.filterwarnings("ignore:`shuffle=True` was passed")
 @pytest.mark.filterwarnings("ignore:Your input ran out of data")
 def test_a_dataset_that_ends_early():
     model = _compiled(_net())
@@ -435,29 +438,41 @@ def test_nan_ends_the_training_and_leaves_the_last_good_masks():
     assert 0 < model.layers[0].sparsity < 0.6
 
 
-SCRIPT = """
-import os, signal, sys
-import keras
-import test_ways_to_train as ways
-import kprune
-
-folder, kill = sys.argv[1], sys.argv[2] == "kill"
-keras.utils.set_random_seed(1)
-# Keras does not keep the random state of Dropout in a backup.
-model = ways._compiled(ways._net(rate=0))
-
 class Kill(keras.callbacks.Callback):
+    """Ends the process in the middle of an epoch, as `kill -9` does."""
+
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch = epoch
 
     def on_train_batch_end(self, batch, logs=None):
-        if kill and self.epoch == 3 and batch == 2:
+        if self.epoch == 3 and batch == 2:
             os.kill(os.getpid(), signal.SIGKILL)
 
-backup = keras.callbacks.BackupAndRestore(os.path.join(folder, "backup"))
-data = ways.SOURCES["arrays"]()
-callbacks = [backup, kprune.PruningScheduler(0.6, update_freq=3), Kill()]
-model.fit(**data, shuffle=False, epochs=6, verbose=0, callbacks=callbacks)
+
+def _train_with_backup(folder, *callbacks):
+    keras.utils.set_random_seed(1)
+    # Keras does not keep the random state of Dropout in a backup.
+    model = _compiled(_net(rate=0))
+    model.fit(
+        **SOURCES["arrays"](),
+        shuffle=False,
+        epochs=6,
+        verbose=0,
+        callbacks=[
+            keras.callbacks.BackupAndRestore(os.path.join(folder, "backup")),
+            kprune.PruningScheduler(0.6, update_freq=3),
+            *callbacks,
+        ],
+    )
+    return model
+
+
+SCRIPT = """
+import os, sys
+import test_ways_to_train as ways
+
+folder, callbacks = sys.argv[1], [ways.Kill()] if "kill" in sys.argv else []
+model = ways._train_with_backup(folder, *callbacks)
 model.save(os.path.join(folder, "model.keras"))
 """
 
@@ -468,24 +483,21 @@ def test_a_killed_training_goes_on_as_if_nothing_had_been(tmp_path):
     script.write_text(SCRIPT)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 
-    def run(folder, kill):
-        folder = tmp_path / folder
-        folder.mkdir(exist_ok=True)
-        command = [sys.executable, str(script), str(folder), kill]
+    def run(*arguments):
         return subprocess.run(
-            command, capture_output=True, timeout=300, env=environment
+            [sys.executable, str(script), str(tmp_path), *arguments],
+            capture_output=True,
+            timeout=300,
+            env=environment,
         )
 
-    straight = run("straight", "no")
-    assert straight.returncode == 0, straight.stderr.decode()
-    killed = run("killed", "kill")
-    assert killed.returncode == -signal.SIGKILL
-    resumed = run("killed", "no")
+    killed = run("kill")
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    assert not (tmp_path / "model.keras").exists()
+    resumed = run()
     assert resumed.returncode == 0, resumed.stderr.decode()
-    one, other = (
-        keras.saving.load_model(tmp_path / folder / "model.keras")
-        for folder in ("straight", "killed")
-    )
+    one = _train_with_backup(tmp_path / "straight")
+    other = keras.saving.load_model(tmp_path / "model.keras")
     assert kprune.sparsity(one) == pytest.approx(0.6)
     for first, second in zip(
         prunable_layers(one), prunable_layers(other), strict=True

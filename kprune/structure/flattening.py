@@ -164,6 +164,10 @@ def _traced(model, opened) -> keras.Model:
             f"Model '{model.name}' does not say what shapes it was built with, "
             "as where its `call` decides on values and cannot be traced."
         )
+    if isinstance(shapes, dict):
+        # Keras tracks it, and of a model with tracked dicts for inputs it
+        # says at every call that plain dicts do not match.
+        shapes = dict(shapes)
     inputs = keras.tree.map_shape_structure(
         lambda shape: keras.Input(batch_shape=(None, *shape[1:])), shapes
     )

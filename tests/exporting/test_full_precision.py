@@ -176,6 +176,7 @@ def test_every_layer_computes_in_float32(policy):
     )
 
 
+@pytest.mark.filterwarnings("ignore:.* does not have a `quantize` method")
 def test_float32_and_quantized_layers_stay():
     model = keras.Sequential([keras.Input((4,)), layers.Dense(8)])
     assert in_float32(model) is model

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from files import on_tensorflow
 from keras import layers
+from models import numpy
 
 import kprune
 from kprune.exporting import litert, sparse_file
@@ -195,7 +196,7 @@ def test_integers_beside_floats_are_refused(tmp_path):
         ]
     )
     for layer in model.layers[2:4]:
-        kernel = np.array(layer.kernel)
+        kernel = numpy(layer.kernel)
         layer.kernel.assign(kernel * (np.abs(kernel) > 0.9 * kernel.max()))
     arguments = {"quantize": "dynamic"}
     with pytest.raises(ValueError, match="FULLY_CONNECTED.*integers"):

@@ -150,6 +150,9 @@ def test_macs_of_layers(shape, layer, macs):
     assert kprune.cost(model).macs == macs
 
 
+@pytest.mark.filterwarnings(
+    "ignore:NotImplemented should not be used in a boolean"
+)
 @pytest.mark.parametrize(
     ("call", "macs"),
     [
@@ -241,6 +244,7 @@ def _attended():
     return keras.Model(x, layers.MultiHeadAttention(2, 4, value_dim=3)(x, x))
 
 
+@pytest.mark.filterwarnings("ignore:.* does not have a `quantize` method")
 @pytest.mark.parametrize("mode", ["int8", "int4"])
 @pytest.mark.parametrize(
     ("make", "macs"),
@@ -259,6 +263,7 @@ def test_macs_of_quantized_models(make, macs, mode):
     assert (compared.dense, compared.pruned) == (macs, macs)
 
 
+@pytest.mark.filterwarnings("ignore:.* does not have a `quantize` method")
 @pytest.mark.skipif(
     not hasattr(layers, "ReversibleEmbedding"), reason="this Keras has none"
 )

@@ -211,6 +211,7 @@ def _activated(function, where):
     )
 
 
+@pytest.mark.filterwarnings("ignore:.* includes a `lambda`")
 @pytest.mark.parametrize("where", ["Dense", "Activation"])
 @pytest.mark.parametrize("name", ELEMENTWISE)
 def test_a_function_that_acts_on_each_element_is_recognised(name, where):
@@ -244,6 +245,7 @@ def test_tensorflow_functions_are_recognised():
     assert "can mix channels" in reason
 
 
+@pytest.mark.filterwarnings("ignore:.* includes a `lambda`")
 @pytest.mark.parametrize("option", ["activation", "recurrent_activation"])
 def test_functions_in_recurrent_layers(option):
     for kind in (layers.LSTM, layers.GRU):

@@ -12,6 +12,7 @@ import kprune
 pytestmark = pytest.mark.usefixtures("float64")
 
 
+@pytest.mark.filterwarnings("ignore:.* destroy the mask information")
 @pytest.mark.parametrize("mask_zero", [False, True])
 def test_embeddings(mask_zero):
     model = stack(

@@ -153,6 +153,8 @@ class DictNet(keras.Model):
         return {"logits": self.last(merged)}
 
 
+# Names of layers are the model's, and keys may be equal to them.
+@pytest.mark.filterwarnings("ignore:When providing `inputs` as a dict")
 def test_dicts_in_and_out():
     model = DictNet()
     generator = np.random.default_rng(0)

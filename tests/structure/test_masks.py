@@ -9,7 +9,11 @@ from models import EXACT_MEAN, assert_equal_outputs, outputs, randomized
 import kprune
 from kprune.structure import channel_graph, register_rule
 
-pytestmark = pytest.mark.usefixtures("float64")
+pytestmark = [
+    pytest.mark.usefixtures("float64"),
+    # Keras says it of most kinds here.
+    pytest.mark.filterwarnings("ignore:.* destroy the mask information"),
+]
 
 STEPS, WIDTH = 6, 8
 
@@ -171,9 +175,10 @@ SLOW_ON_JAX = pytest.mark.skipif(
 
 
 def _each(kinds):
-    for kind in kinds:
-        marks = SLOW_ON_JAX if kind == "SimpleRNN" else ()
-        yield pytest.param(kind, marks=marks)
+    return [
+        pytest.param(kind, marks=SLOW_ON_JAX if kind == "SimpleRNN" else ())
+        for kind in kinds
+    ]
 
 
 def _tokens():
@@ -271,7 +276,6 @@ def test_a_mask_made_of_channels_keeps_them():
 
 
 @pytest.mark.parametrize("suffix", ["keras", "tflite"])
-@pytest.mark.filterwarnings("ignore")
 def test_a_file_of_a_model_with_masks(suffix, tmp_path):
     if suffix == "tflite" and keras.backend.backend() != "tensorflow":
         pytest.skip("A worker of TensorFlow writes it, which takes long.")

@@ -313,6 +313,7 @@ def test_a_layer_norm_in_another_layer():
     assert "'norm'" in reason or "'each'" in reason
 
 
+@pytest.mark.filterwarnings("ignore:.* destroy the mask information")
 @pytest.mark.parametrize("is_nested", [False, True])
 def test_a_layer_norm_that_passes_a_mask_on(is_nested):
     norm = layers.LayerNormalization(name="norm")

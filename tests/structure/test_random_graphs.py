@@ -351,10 +351,12 @@ def _check_many(count: int) -> None:
     assert len(found) >= count and alive > 0.7 and smaller > 0.5
 
 
+@pytest.mark.filterwarnings("ignore:Nothing was pruned")
 def test_random_graphs():
     _check_many(25)
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Nothing was pruned")
 def test_five_hundred_random_graphs():
     _check_many(500)

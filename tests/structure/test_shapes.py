@@ -188,6 +188,7 @@ FROZEN = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.* destroy the mask information")
 @pytest.mark.parametrize("name", FROZEN)
 def test_what_stays_and_why(name):
     stack, expected = FROZEN[name]
@@ -219,6 +220,7 @@ def test_two_axes_of_channels_that_merge_freeze_the_shorter():
     assert _size(shrunk(model, x)) == 4
 
 
+@pytest.mark.filterwarnings("ignore:.* destroy the mask information")
 def test_layers_on_inputs_do_no_harm():
     inputs = keras.Input((8, 8, 3))
     x = layers.RandomFlip()(layers.Resizing(6, 6)(inputs))

@@ -14,7 +14,8 @@ MOST_OF_CONVNEXT = {0.25: 0.78, 0.5: 0.56, 0.9: 0.19}
 # Each takes up to 12 GB, so CI runs them one after the other.
 LARGE = ("ConvNeXt", "VGG")
 ONE_BY_ONE = pytest.mark.xdist_group("large")
-QUICK = ["DenseNet121", "EfficientNetB0", "MobileNetV2", "ResNet50"]
+# A small one and a typical one; the slow test has all.
+QUICK = ["MobileNetV2", "ResNet50"]
 # Where the stripped model is also saved, and pruned again.
 USED_AGAIN = [0.5]
 if keras.backend.backend() == "jax":

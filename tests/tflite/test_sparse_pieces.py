@@ -1,6 +1,6 @@
 """Sparse files on a CPU where XNNPACK's kernels for them are on."""
 
-import shutil
+import itertools
 
 import keras
 import numpy as np
@@ -8,6 +8,7 @@ import pytest
 from emulation import needs_emulator, outputs_without_avx
 from files import on_tensorflow
 from keras import layers
+from models import numpy
 
 import kprune
 from kprune.exporting import litert
@@ -31,9 +32,9 @@ def _net(middle, *, zeros=0.9, channels=3, end=None, **first):
     for layer in model.layers:
         if not layer.weights:
             continue
-        kernel = np.array(layer.kernel)
+        kernel = numpy(layer.kernel)
         if kernel.shape[:-2] == (1, 1):
-            kernel *= 2 * (generator.random(kernel.shape) >= zeros)
+            kernel = kernel * 2 * (generator.random(kernel.shape) >= zeros)
         layer.kernel.assign(kernel)
         layer.bias.assign(generator.normal(0.1, 0.3, layer.bias.shape))
     return model
@@ -144,30 +145,29 @@ def _picture():
 
 
 @pytest.fixture
-def encoded(tmp_path, monkeypatch):
-    """A folder with every sparse-encoded file that an export tries."""
-    folder = tmp_path / "encoded"
-    folder.mkdir()
+def tried(monkeypatch):
+    """Dict from the model of each sparse-encoded file to what is in it."""
+    files = {}
     write = litert.write
 
     def kept(model, path, *arguments, sparse=False):
         write(model, path, *arguments, sparse=sparse)
         if sparse:
-            shutil.copy(path, folder / f"{model.name}.tflite")
+            files[model.name] = path.read_bytes()
 
     monkeypatch.setattr(litert, "write", kept)
-    return folder
+    return files
 
 
-def _export(name, folder, quantize, x):
+def _export(name, path, quantize, x):
     """Writes a net; returns its own outputs, and what came of the file."""
     model = {**FASTER, **NO_GAIN, **WRONG}[name]()
-    model.name = name
+    model.name = path.stem
     x = x[..., : model.input_shape[-1]]
     is_eight_bits = quantize == "int8"
     result = kprune.export(
         model,
-        folder / f"{name}.tflite",
+        path,
         quantize=quantize,
         representative_data=(
             np.concatenate([x, x[:, ::-1], 0.5 * x]) if is_eight_bits else None
@@ -186,30 +186,37 @@ def _difference(received, expected):
     )
 
 
+# Of each verdict one or more, in each precision.
+QUANTIZED = ["plain", "squeezed", "same", "few_zeros", "max_pool"]
+
+
 @on_tensorflow
 @needs_emulator
-@pytest.mark.parametrize("quantize", [None, "float16", "int8"])
-def test_every_file_is_right_without_avx(tmp_path, encoded, quantize):
+def test_every_file_is_right_without_avx(tmp_path, tried):
     x = _picture()
-    names = list(VERDICTS)
-    if quantize:
-        names = ["plain", "squeezed", "same", "few_zeros", "max_pool"]
-    made = {name: _export(name, tmp_path, quantize, x) for name in names}
+    cases = [(name, None) for name in VERDICTS]
+    cases += itertools.product(QUANTIZED, ("float16", "int8"))
+    made = {}
+    for name, quantize in cases:
+        path = tmp_path / f"{name}-{quantize}.tflite"
+        made[name, quantize] = path, *_export(name, path, quantize, x)
+    for stem, file in tried.items():
+        (tmp_path / f"{stem}-tried.tflite").write_bytes(file)
     received = outputs_without_avx(tmp_path, x)
-    for name, (expected, result) in made.items():
-        assert _difference(received[name], expected) < _ROUNDING[quantize]
-        if quantize != "int8":
-            is_wrong = VERDICTS[name] == "wrong"
-            assert result.is_sparse != is_wrong, name
-            assert ("compute wrong numbers" in result.note) == is_wrong
-    # What was tried and not written would have been wrong.
-    received = outputs_without_avx(encoded, x)
-    for name, (expected, _) in made.items():
-        check = kprune.check_sparse_inference(encoded / f"{name}.tflite")
+    for (name, quantize), (path, expected, result) in made.items():
+        rounding = _ROUNDING[quantize]
+        assert _difference(received[path.stem], expected) < rounding, path
         verdict = "no gain" if quantize == "int8" else VERDICTS[name]
-        assert check.verdict == verdict, name
-        is_wrong = _difference(received[name], expected) > _ROUNDING[quantize]
-        assert is_wrong == (verdict == "wrong"), name
+        is_wrong = verdict == "wrong"
+        if quantize != "int8":
+            assert result.is_sparse != is_wrong, path
+            assert ("compute wrong numbers" in result.note) == is_wrong, path
+        # What was tried and not written would have been wrong.
+        sparse = path.with_stem(f"{path.stem}-tried")
+        check = kprune.check_sparse_inference(sparse)
+        assert check.verdict == verdict, path
+        difference = _difference(received[sparse.stem], expected)
+        assert (difference > rounding) == is_wrong, path
         if is_wrong:
-            assert check.operator.startswith(OPERATORS[name]), name
+            assert check.operator.startswith(OPERATORS[name]), path
             assert "WRONG NUMBERS" in str(check)
