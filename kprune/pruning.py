@@ -8,6 +8,7 @@ from kprune import shortfall
 from kprune.allocations import Allocation
 from kprune.criteria import Criterion
 from kprune.granularities import Granularity
+from kprune.reconstruction import Reconstruction
 from kprune.updating import MaskUpdater
 from kprune.wrappers import trainable_layers
 
@@ -82,26 +83,59 @@ def prune(
 
     - [Zhu & Gupta, 2017](https://arxiv.org/abs/1710.01878)
     """
-    updater = MaskUpdater(
-        criterion,
-        granularity,
-        allocation,
+    set_masks(
+        model,
+        sparsity,
+        criterion=criterion,
+        granularity=granularity,
+        allocation=allocation,
         data=data,
         loss=loss,
+        reconstruct=reconstruct,
         pad_layer_norm=pad_layer_norm,
     )
+    return model
+
+
+def set_masks(
+    model: keras.Model,
+    sparsity: float,
+    *,
+    data: Any,
+    reconstruct: bool,
+    **members: Any,
+) -> Reconstruction | None:
+    """Does what `prune` does, and returns what was reconstructed.
+
+    Args:
+        model: As `prune` takes it.
+        sparsity: As `prune` takes it.
+        data: As `prune` takes it.
+        reconstruct: As `prune` takes it.
+        **members: The other arguments of `prune`.
+
+    Returns:
+        `kprune.reconstruction.Reconstruction`, or `None` where nothing was to
+        be reconstructed.
+
+    Raises:
+        ValueError: As `prune` does.
+    """
     if reconstruct and data is None:
         raise ValueError(
             "`reconstruct=True` fits what stays to what the dense model "
             "computes on some samples. Pass them as `data=`; some hundred are "
             "enough, without labels."
         )
+    updater = MaskUpdater(data=data, **members)
     layers = trainable_layers(model)
     before = shortfall.masked(layers)
+    result = None
     if reconstruct:
-        updater.update_and_repair(model, sparsity)
+        result = updater.update_and_repair(model, sparsity)
     else:
         updater.update(model, sparsity)
+    granularity = members["granularity"]
     shortfall.warn_if_nothing_went(layers, sparsity, granularity)
     shortfall.warn_if_some_came_back(before)
-    return model
+    return result

@@ -33,6 +33,7 @@ def parser() -> argparse.ArgumentParser:
     _strip(command)
     _compact(command)
     _export(command)
+    _prune(command)
     return made
 
 
@@ -158,13 +159,71 @@ def _compact(command) -> None:
     )
 
 
+_WRITTEN = "what to write: .tflite, .onnx, .keras, or a SavedModel folder"
+
+
 def _export(command) -> None:
-    added = command(
-        "export",
-        commands.export,
-        "Strips, writes, loads again and compares",
-        write="what to write: .tflite, .onnx, .keras, or a SavedModel folder",
+    _file_options(
+        command(
+            "export",
+            commands.export,
+            "Strips, writes, loads again and compares",
+            write=_WRITTEN,
+        )
     )
+
+
+def _prune(command) -> None:
+    added = command(
+        "prune",
+        commands.prune,
+        "Prunes a trained model without training, and exports it",
+        write=_WRITTEN,
+    )
+    added.add_argument(
+        "--sparsity",
+        type=float,
+        required=True,
+        help="the fraction that goes, in [0, 1)",
+    )
+    added.add_argument(
+        "--granularity",
+        help="unstructured, filter, nm or block; default: filters of "
+        "convolutions, single weights elsewhere",
+    )
+    added.add_argument(
+        "--criterion",
+        default="magnitude",
+        help="which weights matter; obs and alps see the data",
+    )
+    added.add_argument(
+        "--allocation",
+        default="uniform",
+        help="how the sparsity is shared out, such as global",
+    )
+    added.add_argument(
+        "--data",
+        type=pathlib.Path,
+        metavar="FILE",
+        help="some hundred samples, in a .npy file or a .npz file with an "
+        "array for each input, or with 'x' and 'y'; what stays is fitted to "
+        "what the dense model computes on them",
+    )
+    added.add_argument(
+        "--no-reconstruct",
+        dest="reconstruct",
+        action="store_false",
+        help="set masks only, and fit nothing",
+    )
+    added.add_argument(
+        "--loss",
+        help="a loss of Keras, for criteria that ask for gradients",
+    )
+    _file_options(added)
+
+
+def _file_options(added) -> None:
+    """The options of commands that write a file for a device."""
     added.add_argument("--format", choices=target.FORMATS)
     added.add_argument("--quantize", choices=litert.QUANTIZATIONS)
     added.add_argument(

@@ -6,10 +6,12 @@ returns both: a dict, and a string.
 
 import dataclasses
 
-from kprune import exporting, stripping
+from kprune import exporting, pruning, stripping
+from kprune.conversion import make_prunable
 from kprune.exporting import target
 from kprune.files import load_arrays, load_model
 from kprune.measuring import costs, reporting
+from kprune.reconstruction import Reconstruction
 from kprune.structure import removal
 from kprune.structure.graph import channel_graph
 from kprune.tflite.sparse_inference import check_sparse_inference
@@ -93,21 +95,56 @@ def compact(options, steps):
 
 def export(options, steps):
     """Writes a file for a device."""
-    sparse = {"auto": "auto", "always": True, "never": False}[options.sparse]
+    return _write(options, steps, lambda model: model, **_exported(options))
+
+
+def prune(options, steps):
+    """Prunes a trained model, fits what stays, writes a file for a device."""
+    data = options.data and _data(options.data)
+    repairs: list[Reconstruction] = []
+
+    def pruned(model):
+        model = make_prunable(model)
+        result = pruning.set_masks(
+            model,
+            options.sparsity,
+            criterion=options.criterion,
+            granularity=options.granularity,
+            allocation=options.allocation,
+            data=data,
+            loss=options.loss,
+            reconstruct=data is not None and options.reconstruct,
+        )
+        if result is not None:
+            repairs.append(result)
+        return model
+
+    arguments = _exported(options)
+    if arguments["representative_data"] is None and options.quantize == "int8":
+        samples = data[0] if isinstance(data, tuple) else data
+        arguments["representative_data"] = samples
+    found, text = _write(options, steps, pruned, "Pruning", **arguments)
+    for repair in repairs:
+        found = {**found, "reconstruction": dataclasses.asdict(repair)}
+        text = f"{repair}\n{text}"
+    return found, text
+
+
+def _exported(options) -> dict:
+    """The arguments of `kprune.export`."""
     data = options.representative_data
-    return _write(
-        options,
-        steps,
-        lambda model: model,
-        format=options.format,
-        quantize=options.quantize,
-        representative_data=data and _samples(data),
-        integer_io=options.integer_io,
-        sparse=sparse,
-    )
+    return {
+        "format": options.format,
+        "quantize": options.quantize,
+        "representative_data": data and _samples(data),
+        "integer_io": options.integer_io,
+        "sparse": {"auto": "auto", "always": True, "never": False}[
+            options.sparse
+        ],
+    }
 
 
-def _write(options, steps, change, **arguments):
+def _write(options, steps, change, doing="Cutting", **arguments):
     # What is no file `--force` would not replace either.
     target.check(
         options.output, target.format_of(options.output, arguments["format"])
@@ -119,7 +156,7 @@ def _write(options, steps, change, **arguments):
         )
     steps.begin("Loading", of=3)
     model = load_model(options.path)
-    steps.begin("Cutting")
+    steps.begin(doing)
     model = change(model)
     steps.begin("Writing and checking")
     result = exporting.export(model, options.output, **arguments)
@@ -129,6 +166,14 @@ def _write(options, steps, change, **arguments):
 def _samples(path):
     arrays = load_arrays(path)
     # Several arrays go by the names of the inputs.
+    return arrays if len(arrays) > 1 else next(iter(arrays.values()))
+
+
+def _data(path):
+    """Samples, with their targets where the file has 'x' and 'y'."""
+    arrays = load_arrays(path)
+    if arrays.keys() == {"x", "y"}:
+        return arrays["x"], arrays["y"]
     return arrays if len(arrays) > 1 else next(iter(arrays.values()))
 
 

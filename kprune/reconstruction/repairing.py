@@ -373,6 +373,7 @@ class Repair:
             of_dense,
             seen,
             [(matrices, old_bias), (fitted, new_bias)],
+            masks.any(axis=1, keepdims=True),
             is_centred=is_free and site.bias is None,
         )
         kept = site.map.kernel(masks)
@@ -420,17 +421,20 @@ class Repair:
         sample.run(self._model, seen, [site], tell)
         return moments
 
-    def _errors(self, site, of_dense, seen, candidates, is_centred):
-        """The squared errors of candidates, over the variance wanted."""
+    def _errors(self, site, of_dense, seen, candidates, is_there, is_centred):
+        """The squared errors of candidates, over the variance wanted.
+
+        Of the outputs that are still there: the others nothing reads.
+        """
         differences: list[list[np.ndarray]] = [[] for _ in candidates]
         targets = []
 
         def tell(site, place, read):
             rows = read()
             wanted = self._wanted[id(of_dense), 1, place].astype(float)
-            targets.append(wanted)
+            targets.append(wanted * is_there)
             for found, (matrices, bias) in zip(differences, candidates):
-                found.append(rows @ matrices + bias - wanted)
+                found.append((rows @ matrices + bias - wanted) * is_there)
 
         sample = self._samples[id(of_dense)][1]
         sample.run(self._model, seen, [site], tell)

@@ -12,10 +12,10 @@ class LayerRepair:
 
     Args:
         name: String. The layer.
-        before: Float. The squared error of its outputs on held-out samples,
-            over the variance of those of the dense model, before; `None` where
-            it was not looked at. Of a BatchNormalization the squared shift of
-            the means.
+        before: Float. The squared error of the outputs that it still has, on
+            held-out samples, over the variance of those of the dense model,
+            before; `None` where it was not looked at. Of a BatchNormalization
+            the squared shift of the means.
         after: Float. The same after.
         seconds: Float.
         note: String. What is special, or why it was left alone.
@@ -36,6 +36,13 @@ class Reconstruction:
         layers: Tuple of `LayerRepair`, in the order of the calls.
         samples: Integer. How many samples were used.
         seconds: Float.
+
+    Example:
+
+    >>> repair = kprune.reconstruction.LayerRepair("dense", 0.5, 0.02, 0.1)
+    >>> result = kprune.Reconstruction((repair,), samples=1024, seconds=0.1)
+    >>> result.layers[0].after
+    0.02
     """
 
     layers: tuple[LayerRepair, ...]
@@ -46,14 +53,14 @@ class Reconstruction:
         console = Console(width=100)
         with console.capture() as captured:
             console.print(self._table())
-        return captured.get().rstrip()
+        return (
+            f"Reconstructed from {self.samples:,} samples in "
+            f"{self.seconds:.1f} s. Errors of each layer's outputs, relative "
+            f"to their variance:\n{captured.get().rstrip()}"
+        )
 
     def _table(self) -> Table:
-        table = Table(
-            title=f"Reconstructed from {self.samples:,} samples in "
-            f"{self.seconds:.1f} s: relative errors of outputs",
-            title_justify="left",
-        )
+        table = Table()
         for column in ("layer", "before", "after", "seconds", ""):
             is_text = column in ("layer", "")
             table.add_column(column, justify="left" if is_text else "right")
