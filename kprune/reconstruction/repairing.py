@@ -83,8 +83,9 @@ def reconstruct(
 
     Example:
 
-    >>> x = np.random.default_rng(0).normal(size=(512, 16)).astype("float32")
-    >>> x = x @ np.ones((16, 16), "float32") / 16 + x  # related inputs
+    >>> generator = np.random.default_rng(0)
+    >>> x = generator.normal(size=(512, 4))
+    >>> x = x @ generator.normal(size=(4, 16))  # related inputs
     >>> model = keras.Sequential([
     ...     keras.Input((16,)), kprune.PrunableDense(4)])
     >>> model = kprune.prune(model, 0.5)
