@@ -38,10 +38,15 @@ def _net(rate=0.1):
     )
 
 
-def _compiled(model, optimizer=None, **kwargs):
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    optimizer = optimizer or keras.optimizers.Adam(1e-2)
-    model.compile(optimizer, loss, metrics=["accuracy"], **kwargs)
+def _compiled(model, optimizer=None, run_eagerly=True, **kwargs):
+    """For training step by step, where the way to train is another matter."""
+    model.compile(
+        optimizer or keras.optimizers.SGD(0.1, momentum=0.9),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        run_eagerly=run_eagerly,
+        **kwargs,
+    )
     return model
 
 
@@ -131,13 +136,15 @@ def _not_on(backend, **options):
 @pytest.mark.parametrize(
     "options",
     [
+        pytest.param({}, id="auto"),
         pytest.param({"run_eagerly": True}, id="run_eagerly"),
         _not_on("torch", jit_compile=True),
         _not_on("torch", steps_per_execution=2),
     ],
 )
 def test_every_way_to_compile(options):
-    model = _compiled(_net(), **options)
+    optimizer = keras.optimizers.Adam(1e-2)
+    model = _compiled(_net(), optimizer, **{"run_eagerly": False, **options})
     scheduler = kprune.PruningScheduler(0.6, update_freq=2)
     history = model.fit(
         **SOURCES["arrays"](), epochs=4, verbose=0, callbacks=[scheduler]
@@ -150,7 +157,8 @@ def test_mixed_precision(policy):
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
     try:
-        model = _compiled(_net())
+        optimizer = keras.optimizers.Adam(1e-2)
+        model = _compiled(_net(), optimizer, run_eagerly=False)
     finally:
         keras.config.set_dtype_policy(before)
     history = model.fit(
@@ -177,7 +185,8 @@ OPTIMIZERS = {
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_kind_of_optimizer(name):
-    model = _compiled(_net(), keras.optimizers.AdamW(1e-2, **OPTIMIZERS[name]))
+    optimizer = keras.optimizers.AdamW(1e-2, **OPTIMIZERS[name])
+    model = _compiled(_net(), optimizer, run_eagerly=False)
     scheduler = kprune.PruningScheduler(0.6)
     history = model.fit(
         **SOURCES["arrays"](), epochs=4, verbose=0, callbacks=[scheduler]

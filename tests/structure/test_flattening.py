@@ -153,7 +153,7 @@ class DictNet(keras.Model):
         return {"logits": self.last(merged)}
 
 
-# Names of layers are the model's, and keys may be equal to them.
+# Keras would have the inputs named as the keys are.
 @pytest.mark.filterwarnings("ignore:When providing `inputs` as a dict")
 def test_dicts_in_and_out():
     model = DictNet()
