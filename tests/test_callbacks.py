@@ -669,7 +669,7 @@ def test_real_digits(digits):
         ({"schedule": 1.0}, r"\[0, 1\)"),
         ({"schedule": float("nan")}, r"\[0, 1\)"),
         ({"schedule": "exponential"}, "Unknown schedule.*'polynomial'"),
-        ({"criterion": "taylor"}, "Unknown criterion"),
+        ({"criterion": "hessian"}, "Unknown criterion"),
         ({"granularity": "channel"}, "Unknown granularity"),
         ({"allocation": "erk"}, "Unknown allocation"),
         ({"update_freq": 0}, "positive number of steps"),

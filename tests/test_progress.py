@@ -227,7 +227,7 @@ def test_a_pruner_is_for_one_training_of_one_model():
     ("arguments", "message"),
     [
         ({"schedule": 1.0}, r"\[0, 1\)"),
-        ({"schedule": 0.5, "criterion": "taylor"}, "Unknown criterion"),
+        ({"schedule": 0.5, "criterion": "hessian"}, "Unknown criterion"),
         ({"schedule": 0.5, "granularity": "channel"}, "Unknown granularity"),
         ({"schedule": 0.5, "allocation": "erk"}, "Unknown allocation"),
     ],

@@ -133,7 +133,7 @@ def recalibrate(
     >>> model = kprune.make_prunable(keras.Sequential([
     ...     keras.Input((8, 8, 3)), keras.layers.Conv2D(8, 3),
     ...     keras.layers.BatchNormalization(), keras.layers.Flatten()]))
-    >>> model = kprune.prune(model, 0.8)
+    >>> model = kprune.prune(model, 0.8, granularity="unstructured")
     >>> result = kprune.recalibrate(model, np.ones((64, 8, 8, 3)))
     >>> [layer.name for layer in result.layers]
     ['batch_normalization']

@@ -62,6 +62,7 @@ def test_of_88_filters_44_go_at_a_half(normalize, per_mac):
     assert units == [16 - counts[0], 64 - counts[1], 8 - counts[2]], report
 
 
+@pytest.mark.filterwarnings("ignore:Nothing was pruned")
 @pytest.mark.parametrize("sparsity", SPARSITIES)
 def test_the_count_is_exact(sparsity):
     model = _plain()
@@ -72,6 +73,7 @@ def test_the_count_is_exact(sparsity):
     assert all(np.array(counts) < (16, 64, 8))
 
 
+@pytest.mark.filterwarnings("ignore:Nothing was pruned")
 @pytest.mark.parametrize("sparsity", SPARSITIES)
 def test_the_count_is_exact_with_branches_and_residuals(sparsity):
     inputs = keras.Input((8, 8, 3))

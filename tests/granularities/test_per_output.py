@@ -27,6 +27,7 @@ def test_in_numbers():
     kprune.testing.check_granularity(WITHIN)
 
 
+@pytest.mark.filterwarnings("ignore:Nothing was pruned")
 @pytest.mark.parametrize("sparsity", [0.0, 0.1, 0.29, 0.5, 0.9, 0.99])
 @pytest.mark.parametrize(
     ("layer", "shape"),
