@@ -136,6 +136,7 @@ def set_masks(
     else:
         updater.update(model, sparsity)
     granularity = members["granularity"]
-    shortfall.warn_if_nothing_went(layers, sparsity, granularity)
-    shortfall.warn_if_some_came_back(before)
+    # At the line that calls `prune`.
+    shortfall.warn_if_nothing_went(layers, sparsity, granularity, stacklevel=4)
+    shortfall.warn_if_some_came_back(before, stacklevel=4)
     return result

@@ -108,6 +108,7 @@ def _normed():
     return kprune.make_prunable(model)
 
 
+@pytest.mark.filterwarnings("ignore:More weights are masked now")
 def test_bn_scale_in_numbers():
     model = _normed()
     model.get_layer("norm").gamma.assign([1.0, -3.0, 0.5, 2.0])
