@@ -31,7 +31,8 @@ from kprune.observing import requests, samples
 from kprune.observing.observations import Observations
 from kprune.prunable import prunable_layers, weights_of
 from kprune.received import describe_member
-from kprune.reconstruction import Reconstruction, repairing
+from kprune.reconstruction import Reconstruction
+from kprune.reconstruction.repairing import Repair, all_or_nothing
 from kprune.reconstruction.sites import KernelSite, look
 from kprune.scoring import LazyScores, Scorer, check_requests
 from kprune.structure.graph import (
@@ -124,7 +125,6 @@ class MaskUpdater:
         """
         plan = self._plan(model, sparsity, 1.0)
         on_the_way = self._on_the_way(plan)
-        self._assign(plan, frozenset(on_the_way))
 
         def choose(site, gram):
             wish = on_the_way.get(id(site.weight.variable))
@@ -133,9 +133,10 @@ class MaskUpdater:
             scorer = plan.scorer.with_gram(site.weight, gram)
             return mask_of(site.weight, wish, None, scorer)
 
-        return repairing.Repair(
-            model, self._batches, verbose=verbose, choose=choose
-        ).run()
+        repair = Repair(model, self._batches, verbose=verbose, choose=choose)
+        with all_or_nothing(model):
+            self._assign(plan, frozenset(on_the_way))
+            return repair.run()
 
     def _on_the_way(self, plan: "_Plan") -> dict[int, Wish]:
         """The wishes of kernels whose masks are chosen where they are fitted.

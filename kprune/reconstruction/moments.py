@@ -71,3 +71,8 @@ class Statistics:
     def variance(self) -> np.ndarray:
         found = self._squares / self._count - np.square(self.mean)
         return np.maximum(found, 0.0)
+
+    def shift(self, change: np.ndarray) -> float:
+        """The squared size of a change of the means, over the variance."""
+        total = float(self.variance.sum())
+        return float(np.square(change).sum() / total) if total else 0.0

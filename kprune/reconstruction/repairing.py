@@ -1,40 +1,28 @@
-"""`reconstruct`: what stays is fitted to what the dense model computed."""
+"""The walk through a pruned model that fits what stays, site by site."""
 
+import contextlib
 import time
 import warnings
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import keras
 import numpy as np
 
 from kprune import weights
-from kprune.observing import samples
 from kprune.observing.samples import Batch
 from kprune.prunable import all_weights, masks_of, prunable_layers
-from kprune.received import check_model
 from kprune.reconstruction import least_squares
 from kprune.reconstruction.moments import Moments, Statistics
 from kprune.reconstruction.results import LayerRepair, Reconstruction
 from kprune.reconstruction.sites import (
-    CHECKED_ROWS,
-    ROWS,
-    ROWS_PER_INPUT,
     KernelSite,
-    Sample,
     Seen,
     Site,
     look,
     name_of,
 )
+from kprune.reconstruction.targets import BLOCK, CHECK, FIT, Targets
 
-# Of so many samples one is held out, to see whether a fit is one.
-_HELD_OUT = 8
-# How many numbers of inputs a model is called with at once: on a network of
-# images its activations take some hundred times as much.
-_NUMBERS = 1 << 21
-# The widest second moment that is made at once, in inputs.
-_BLOCK = 4096
 _KEPT = "kept as it was"
 # Fewer than these were seen to fit to chance.
 _FEW = 64
@@ -44,108 +32,21 @@ _FEW = 64
 Choose = Callable[[KernelSite, np.ndarray], np.ndarray | None]
 
 
-def reconstruct(
-    model: keras.Model,
-    data: Any,
-    *,
-    dense: keras.Model | None = None,
-    verbose: int = 0,
-) -> Reconstruction:
-    """Fits the weights that stay to what the dense model computed, in place.
-
-    Layer by layer, in the order of the calls: the inputs are those that the
-    pruned model so far gives, the targets what the dense model computed there,
-    and the weights that stay, with the bias, are their damped least squares.
-    So each layer mends what the layers before it lost. The statistics of
-    BatchNormalization follow. It takes seconds, unlabelled samples and no
-    training; it is a better start for one, too.
-
-    The masked weights are zeroed for good, as at the freeze of a schedule.
+@contextlib.contextmanager
+def all_or_nothing(model: keras.Model) -> Iterator[None]:
+    """Gives a model its weights and masks back where something fails.
 
     Args:
-        model: A model with masks, before the masked weights were zeroed; or
-            any pruned model of the shapes of `dense`, whose zeros stay zeros.
-        data: Samples, as `fit` takes them; targets are not looked at. 1,024
-            were seen to suffice, 256 nearly; see
-            `kprune.observing.samples.read`.
-        dense: The dense model, with the same layers in the same order. `None`
-            takes the stored weights of `model` itself, masks lifted.
-        verbose: 0 is silent, 1 shows a progress bar.
-
-    Returns:
-        `kprune.reconstruction.Reconstruction`: what was done to each layer. A
-        layer whose error on samples that were held out would not fall keeps
-        its weights.
-
-    Raises:
-        ValueError: If the model has nothing pruned, the dense one has other
-            layers, or the data does not fit.
-
-    Example:
-
-    >>> generator = np.random.default_rng(0)
-    >>> x = generator.normal(size=(512, 4))
-    >>> x = x @ generator.normal(size=(4, 16))  # related inputs
-    >>> model = keras.Sequential([
-    ...     keras.Input((16,)), kprune.PrunableDense(4)])
-    >>> model = kprune.prune(model, 0.5)
-    >>> (layer,) = kprune.reconstruct(model, x).layers
-    >>> layer.after < layer.before
-    True
-
-    Reference:
-
-    - [He et al., 2017](https://arxiv.org/abs/1707.06168)
-    - [Frantar & Alistarh, 2022](https://arxiv.org/abs/2208.11580)
+        model: `keras.Model`.
     """
-    check_model(model, "reconstruct")
-    return Repair(model, samples.read(data), dense, verbose).run()
-
-
-def recalibrate(
-    model: keras.Model,
-    data: Any,
-    *,
-    dense: keras.Model | None = None,
-    verbose: int = 0,
-) -> Reconstruction:
-    """Sets the statistics of BatchNormalization to those of a pruned model.
-
-    What goes changes the mean and the variance of all that comes after. Each
-    BatchNormalization, in the order of the calls, gets the mean and variance
-    that it had, moved by as much as those of its inputs have moved from the
-    dense model to the pruned one. `kprune.reconstruct` does more.
-
-    Args:
-        model: As `kprune.reconstruct` takes it.
-        data: As `kprune.reconstruct` takes it.
-        dense: As `kprune.reconstruct` takes it.
-        verbose: 0 is silent, 1 shows a progress bar.
-
-    Returns:
-        `kprune.reconstruction.Reconstruction`.
-
-    Raises:
-        ValueError: As `kprune.reconstruct` does.
-
-    Example:
-
-    >>> model = kprune.make_prunable(keras.Sequential([
-    ...     keras.Input((8, 8, 3)), keras.layers.Conv2D(8, 3),
-    ...     keras.layers.BatchNormalization(), keras.layers.Flatten()]))
-    >>> model = kprune.prune(model, 0.8, granularity="unstructured")
-    >>> result = kprune.recalibrate(model, np.ones((64, 8, 8, 3)))
-    >>> [layer.name for layer in result.layers]
-    ['batch_normalization']
-
-    Reference:
-
-    - [Frantar & Alistarh, 2022](https://arxiv.org/abs/2208.11580)
-    """
-    check_model(model, "recalibrate")
-    return Repair(model, samples.read(data), dense, verbose).run(
-        kernels_too=False
-    )
+    variables = model.variables
+    values = [np.copy(weights.to_numpy(variable)) for variable in variables]
+    try:
+        yield
+    except BaseException:
+        for variable, value in zip(variables, values):
+            variable.assign(value)
+        raise
 
 
 class Repair:
@@ -174,7 +75,9 @@ class Repair:
         self._batches = batches
         self._verbose = verbose
         self._choose = choose
-        self._fitted: set[int] = set()
+        # By the id of a layer that was fitted, what its outputs lack in the
+        # mean.
+        self._lacking: dict[int, np.ndarray] = {}
 
     def run(self, kernels_too: bool = True) -> Reconstruction:
         """Repairs the model.
@@ -193,7 +96,12 @@ class Repair:
             for site, of_dense in zip(seen.sites, teacher.sites)
             if kernels_too or not isinstance(site, KernelSite)
         ]
-        self._targets(teacher, [of_dense for _, of_dense in pairs])
+        self._wanted = Targets(
+            self._dense,
+            teacher,
+            [of_dense for _, of_dense in pairs],
+            self._batches,
+        )
         bar = keras.utils.Progbar(
             len(pairs), verbose=self._verbose, unit_name="layer"
         )
@@ -270,60 +178,18 @@ class Repair:
             and (weight.mask is None or not weights.to_numpy(weight.mask).all())
         ]
 
-    def _targets(self, teacher: Seen, sites: list[Site]) -> None:
-        """Stores what the dense model computes at all sites."""
-        every = np.arange(sum(map(len, self._batches)))
-        checked = every % _HELD_OUT == _HELD_OUT - 1
-        if len(every) < 2 * _HELD_OUT:
-            parts = every, every
-        else:
-            parts = every[~checked], every[checked]
-        split = [_take(self._batches, part) for part in parts]
-        self._samples = {
-            id(site): (
-                Sample(split[0], max(ROWS, ROWS_PER_INPUT * _inputs(site))),
-                Sample(split[1], CHECKED_ROWS),
-            )
-            for site in sites
-        }
-        # Of kernels (rows of outputs), of normalizations (sums).
-        self._wanted: dict[tuple, np.ndarray] = {}
-        self._before: dict[int, Statistics] = {}
-        groups: dict[int, list[Site]] = {}
-        for site in sites:
-            groups.setdefault(self._samples[id(site)][0].rows, []).append(site)
-        for of_rows in groups.values():
-            for part in (0, 1):
-
-                def tell(site, place, read, part=part):
-                    if not isinstance(site, KernelSite):
-                        if part == 0:
-                            self._before.setdefault(
-                                id(site), Statistics(site.owner)
-                            ).add(read())
-                        return
-                    kernel = site.map.matrices(site.weight.value())
-                    outputs = read() @ kernel
-                    if site.bias is not None:
-                        outputs += site.outputs_of(weights.to_numpy(site.bias))
-                    key = id(site), part, place
-                    self._wanted[key] = outputs.astype(np.float32)
-
-                sample = self._samples[id(of_rows[0])][part]
-                sample.run(self._dense, teacher, of_rows, tell, lifted=True)
-
     def _fit(self, site, of_dense, seen) -> tuple[float, float, str]:
         kernel = site.weight.value()
         kept = site.kept
         is_free = site.bias is not None or self._feeds_norm(site, seen)
         matrices = site.map.matrices(np.where(kept, kernel, 0)).astype(float)
         masks = site.map.matrices(kept)
-        starts = range(0, site.map.shape[1], _BLOCK)
+        starts = range(0, site.map.shape[1], BLOCK)
         note = f"solved in {len(starts)} blocks" if len(starts) > 1 else ""
         fitted = matrices
         rows, left = 0, np.zeros((1, 1, 1))
         for start in starts:
-            block = slice(start, start + _BLOCK)
+            block = slice(start, start + BLOCK)
             seen_with = fitted
             moments = self._moments(site, of_dense, seen, fitted, block)
             rows = moments.count
@@ -392,7 +258,10 @@ class Repair:
             self._set(
                 site.bias, new_bias.reshape(shape), kept_bias.reshape(shape)
             )
-        self._fitted.add(id(site.owner))
+        is_there = masks.any(axis=1, keepdims=True)
+        lacks = is_there if site.bias is None else False
+        lacking = np.where(lacks, left, 0.0)
+        self._lacking[id(site.owner)] = lacking.ravel()
         return before, after, note
 
     def _kept_bias(self, site) -> np.ndarray:
@@ -415,10 +284,10 @@ class Repair:
 
         def tell(site, place, read):
             rows = read()
-            wanted = self._wanted[id(of_dense), 0, place]
+            wanted = self._wanted.outputs(of_dense, FIT, place)
             moments.add(rows, wanted - rows @ matrices)
 
-        sample = self._samples[id(of_dense)][0]
+        sample = self._wanted.sample(of_dense, FIT)
         sample.run(self._model, seen, [site], tell)
         return moments
 
@@ -432,12 +301,12 @@ class Repair:
 
         def tell(site, place, read):
             rows = read()
-            wanted = self._wanted[id(of_dense), 1, place].astype(float)
+            wanted = self._wanted.outputs(of_dense, CHECK, place)
             targets.append(wanted * is_there)
             for found, (matrices, bias) in zip(differences, candidates):
                 found.append((rows @ matrices + bias - wanted) * is_there)
 
-        sample = self._samples[id(of_dense)][1]
+        sample = self._wanted.sample(of_dense, CHECK)
         sample.run(self._model, seen, [site], tell)
         scale = np.concatenate(targets, axis=1)
         energy = np.square(scale - scale.mean(axis=1, keepdims=True)).sum()
@@ -451,81 +320,34 @@ class Repair:
             )
         return errors
 
-    def _normalize(self, site, of_dense, seen) -> tuple:
+    def _normalize(self, site, of_dense, seen) -> tuple[float, float, str]:
         """Moves the statistics of a BatchNormalization."""
-        now = Statistics(site.owner)
+        owner = site.owner
+        before = self._wanted.statistics(of_dense)
+        mean = weights.to_numpy(owner.moving_mean)
+        lacking = self._lacking.get(seen.sources.get(id(owner), 0))
+        if lacking is not None:
+            # What is fitted has the variance that was wanted, or less.
+            owner.moving_mean.assign(mean - lacking)
+            return before.shift(lacking), 0.0, "mean"
+        now = Statistics(owner)
 
         def tell(site, place, read):
             now.add(read())
 
-        sample = self._samples[id(of_dense)][0]
+        sample = self._wanted.sample(of_dense, FIT)
         sample.run(self._model, seen, [site], tell)
-        before = self._before[id(of_dense)]
-        owner = site.owner
-        mean = weights.to_numpy(owner.moving_mean)
+        moved = now.mean - before.mean
         variance = weights.to_numpy(owner.moving_variance)
-        is_live = now.variance > 0
-        moved = mean + (now.mean - before.mean)
-        error = np.square(now.mean - before.mean)
-        owner.moving_mean.assign(np.where(is_live, moved, mean))
-        note = "mean"
-        if seen.sources.get(id(owner)) not in self._fitted:
-            # What is fitted has the variance that was wanted, or less.
-            scale = now.variance / np.where(
-                before.variance > 0, before.variance, 1
-            )
-            owner.moving_variance.assign(
-                np.where(
-                    is_live & (before.variance > 0), variance * scale, variance
-                )
-            )
-            note = "mean and variance"
-        shift = float(error.sum() / max(before.variance.sum(), 1e-30))
-        return shift, 0.0, note
-
-
-def _inputs(site: Site) -> int:
-    if not isinstance(site, KernelSite):
-        return 0
-    return min(site.map.shape[1], _BLOCK)
-
-
-def _take(batches: list[Batch], indices: np.ndarray) -> list[Batch]:
-    """Some of the samples of all batches, in batches as large as memory has.
-
-    Args:
-        batches: List of `Batch`; their targets are left out.
-        indices: Integer array: which of all samples.
-
-    Returns:
-        List of `Batch`.
-    """
-    found: list[list] = []
-    start = numbers = 0
-    for batch in batches:
-        of_batch = indices[(indices >= start) & (indices < start + len(batch))]
-        rows = of_batch - start
-        start += len(batch)
-        leaves = [leaf[rows] for leaf in keras.tree.flatten(batch.x)]
-        if not len(rows):
-            continue
-        numbers += sum(leaf.size for leaf in leaves)
-        is_alike = found and all(
-            leaf.shape[1:] == other.shape[1:]
-            for leaf, other in zip(leaves, found[-1][-1])
+        # A channel that is gone keeps what it had.
+        is_live = (now.variance > 0) & (before.variance > 0)
+        scale = now.variance / np.where(is_live, before.variance, 1.0)
+        owner.moving_mean.assign(np.where(is_live, mean + moved, mean))
+        owner.moving_variance.assign(
+            np.where(is_live, variance * scale, variance)
         )
-        if not is_alike or numbers > _NUMBERS:
-            found.append([])
-            numbers = sum(leaf.size for leaf in leaves)
-        found[-1].append(leaves)
-    return [
-        Batch(
-            keras.tree.pack_sequence_as(
-                batches[0].x, [np.concatenate(parts) for parts in zip(*group)]
-            )
-        )
-        for group in found
-    ]
+        moved = np.where(is_live, moved, 0.0)
+        return before.shift(moved), 0.0, "mean and variance"
 
 
 def _check_alike(seen: Seen, teacher: Seen) -> None:

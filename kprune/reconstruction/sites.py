@@ -17,11 +17,6 @@ from kprune.observing.samples import call as call_on
 from kprune.observing.watching import step_by_step, to_numpy, watching
 from kprune.prunable import PrunableWeight, all_weights, prunable_layers
 
-# As many rows, each an input of a kernel, as are taken of all samples: more
-# change nothing that is seen. Four for each input of a wide kernel.
-ROWS, ROWS_PER_INPUT = 10_000, 4
-CHECKED_ROWS = 2_000
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Site:
@@ -111,7 +106,7 @@ class Seen:
         sites: List of `Site`, in the order of their first calls.
         calls: Dict from the id of an owner to how often it is called.
         sources: Dict from the id of a BatchNormalization to the id of the
-            layer whose outputs it reads as they are.
+            layer whose linear outputs it reads as they are.
     """
 
     sites: list[Site]
@@ -166,13 +161,19 @@ def look(model: keras.Model, x: Any, lifted: bool) -> Seen:
             for tensor, source in made:
                 if tensor is inputs:
                     seen.sources[key] = source
-        else:
+        elif _is_linear(layer):
             made.append((outputs, key))
         return outputs
 
     with _calls(model, list(owners.values()), heard, lifted):
         call_on(model, x)
     return seen
+
+
+def _is_linear(layer) -> bool:
+    """Whether a layer gives what its kernel and its bias compute."""
+    activation = getattr(layer, "activation", None)
+    return activation is None or activation is keras.activations.linear
 
 
 @contextlib.contextmanager
