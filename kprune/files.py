@@ -108,11 +108,13 @@ def load_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """
     check_is_file(path)
     try:
-        found = np.load(path, allow_pickle=False)
-        if isinstance(found, np.ndarray):
-            return {"": found}
-        with found:
-            arrays = {name: found[name] for name in found.files}
+        # Of a damaged file NumPy would leave open what it opened itself.
+        with open(path, "rb") as file:
+            found = np.load(file, allow_pickle=False)
+            if isinstance(found, np.ndarray):
+                return {"": found}
+            with found:
+                arrays = {name: found[name] for name in found.files}
     except (
         EOFError,
         OSError,

@@ -14,6 +14,7 @@ from keras import layers
 
 import kprune
 from kprune.command_line import main
+from kprune.tflite import interpreter as tflite
 
 TENSORFLOW_ONLY = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow",
@@ -44,6 +45,11 @@ def folder(tmp_path, monkeypatch):
     np.savez("data.npz", x=x, y=np.arange(20) % 4)
     whole = pathlib.Path("data.npz").read_bytes()
     pathlib.Path("cut.npz").write_bytes(whole[: len(whole) // 2])
+    many = np.random.default_rng(1).normal(size=(96, 8, 8, 3))
+    many = many.astype("float32")
+    np.save("many.npy", many)
+    targets = many.mean(axis=(1, 2)) @ np.ones((3, 4), "float32")
+    np.savez("many.npz", x=many, y=targets)
     np.savez("empty.npz")
     np.savez("objects.npz", x=x, y=np.array([None, "cat"]))
     return tmp_path
@@ -156,6 +162,148 @@ def test_export(folder, capsys):
     assert "bytes" in out and "checked on" in out
 
 
+def pruned_here(**arguments):
+    """What `kprune prune` should make of the model, as a plain one."""
+    model = kprune.make_prunable(keras.saving.load_model("dense.keras"))
+    kprune.prune(model, 0.5, **arguments)
+    return kprune.strip(model)
+
+
+def interpreter_of(path):
+    interpreter = tflite.load(path)
+    interpreter.allocate_tensors()
+    (given,) = interpreter.get_input_details()
+    (made,) = interpreter.get_output_details()
+    return interpreter, given, made
+
+
+def outputs_of_tflite(path, x):
+    interpreter, given, made = interpreter_of(path)
+    found = []
+    for image in x:
+        interpreter.set_tensor(given["index"], image[None])
+        interpreter.invoke()
+        found.append(interpreter.get_tensor(made["index"])[0])
+    return np.array(found)
+
+
+HALF_OF_THE_FILTERS = ("--sparsity", "0.5", "--granularity", "filter")
+
+
+@TENSORFLOW_ONLY
+def test_prune_fits_what_stays_and_exports(folder, capsys):
+    x = np.load("many.npy")
+    arguments = ["prune", "dense.keras", "small.tflite", *HALF_OF_THE_FILTERS]
+    told = run(capsys, *arguments, "--data", "many.npy")
+    assert told["bytes"] == pathlib.Path("small.tflite").stat().st_size
+    repair = told["reconstruction"]
+    assert repair["samples"] == 96
+    logits = next(r for r in repair["layers"] if r["name"] == "logits")
+    assert logits["after"] < logits["before"]
+    expected = pruned_here(granularity="filter", data=x, reconstruct=True)
+    assert expected.get_layer("conv").filters == 8
+    np.testing.assert_allclose(
+        outputs_of_tflite("small.tflite", x),
+        expected.predict(x, verbose=0),
+        atol=1e-5,
+    )
+    # It did the model good, and the table says what was done.
+    dense = keras.saving.load_model("dense.keras").predict(x, verbose=0)
+    masks_only = pruned_here(granularity="filter").predict(x, verbose=0)
+    fitted = expected.predict(x, verbose=0)
+    assert np.mean((fitted - dense) ** 2) < np.mean((masks_only - dense) ** 2)
+    assert main([*arguments, "--data", "many.npy", "--force"]) == 0
+    assert "Reconstructed from 96 samples" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "same"),
+    [
+        (("--data", "many.npy", "--criterion", "obs"), {"criterion": "obs"}),
+        (
+            (
+                *("--data", "many.npz", "--criterion", "taylor"),
+                *("--loss", "mse", "--allocation", "global"),
+            ),
+            {"criterion": "taylor", "loss": "mse", "allocation": "global"},
+        ),
+    ],
+    ids=["inputs", "inputs and targets"],
+)
+@pytest.mark.parametrize("reconstruct", [True, False])
+def test_prune_by_what_the_data_says(
+    folder, capsys, options, same, reconstruct
+):
+    arguments = ["prune", "dense.keras", "small.keras", *HALF_OF_THE_FILTERS]
+    if not reconstruct:
+        options = (*options, "--no-reconstruct")
+    told = run(capsys, *arguments, *options)
+    assert ("reconstruction" in told) == reconstruct
+    with np.load("many.npz") as file:
+        data = file["x"], file["y"]
+    expected = pruned_here(
+        granularity="filter", data=data, reconstruct=reconstruct, **same
+    )
+    small = keras.saving.load_model("small.keras")
+    assert small.count_params() < 0.6 * (28 * 16 + 17 * 4)
+    for found, wanted in zip(small.get_weights(), expected.get_weights()):
+        np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("granularity", [None, "filter", "unstructured"])
+def test_prune_without_data_sets_masks_only(folder, capsys, granularity):
+    command = ["prune", "dense.keras", "small.keras", "--sparsity", "0.5"]
+    if granularity is not None:
+        command += ["--granularity", granularity]
+    assert "reconstruction" not in run(capsys, *command)
+    small = keras.saving.load_model("small.keras")
+    if granularity != "unstructured":
+        assert small.get_layer("conv").filters == 8
+    expected = pruned_here(granularity=granularity)
+    for found, wanted in zip(
+        small.get_weights(), expected.get_weights(), strict=True
+    ):
+        np.testing.assert_array_equal(found, wanted)
+
+
+def test_prune_takes_an_array_for_each_input(folder, capsys):
+    inputs = {name: keras.Input((6,), name=name) for name in ("left", "right")}
+    both = layers.Concatenate()(list(inputs.values()))
+    hidden = layers.Dense(16, activation="relu", name="hidden")(both)
+    model = keras.Model(inputs, layers.Dense(3)(hidden))
+    model.save("two.keras")
+    generator = np.random.default_rng(0)
+    np.savez(
+        "two.npz", **{name: generator.normal(size=(96, 6)) for name in inputs}
+    )
+    told = run(
+        capsys,
+        *("prune", "two.keras", "small.keras", *HALF_OF_THE_FILTERS),
+        *("--data", "two.npz"),
+    )
+    assert told["reconstruction"]["samples"] == 96
+    small = keras.saving.load_model("small.keras")
+    assert small.get_layer("hidden").units == 8
+
+
+@TENSORFLOW_ONLY
+@pytest.mark.parametrize("name", ["many.npy", "many.npz"])
+def test_prune_quantizes_by_its_data(folder, capsys, name):
+    x = np.load("many.npy")
+    command = ["prune", "dense.keras", "int8.tflite", *HALF_OF_THE_FILTERS]
+    int8 = ("--quantize", "int8", "--integer-io")
+    run(capsys, *command, *int8, "--data", name)
+    _, given, _ = interpreter_of("int8.tflite")
+    scale, _ = given["quantization"]
+    assert scale == pytest.approx((x.max() - x.min()) / 255, rel=1e-3)
+    # Others can be given.
+    np.save("large.npy", 10 * x)
+    others = ("--representative-data", "large.npy", "--force")
+    run(capsys, *command, *int8, "--data", name, *others)
+    _, given, _ = interpreter_of("int8.tflite")
+    assert given["quantization"][0] == pytest.approx(10 * scale, rel=1e-3)
+
+
 @TENSORFLOW_ONLY
 def test_a_sparse_file_that_is_wrong_on_other_cpus(folder, capsys):
     model = keras.Sequential(
@@ -211,13 +359,18 @@ def test_graph(folder, capsys):
 
 
 @pytest.mark.parametrize(
-    ("command", "name"),
-    [("strip", "pruned"), ("compact", "dense"), ("export", "pruned")],
+    ("command", "name", "options"),
+    [
+        ("strip", "pruned", []),
+        ("compact", "dense", []),
+        ("export", "pruned", []),
+        ("prune", "dense", ["--sparsity", "0.5"]),
+    ],
 )
-def test_nothing_is_overwritten_unasked(folder, capsys, command, name):
+def test_nothing_is_overwritten_unasked(folder, capsys, command, name, options):
     output = pathlib.Path("there.keras")
     output.write_text("something")
-    arguments = [command, f"{name}.keras", "there.keras"]
+    arguments = [command, f"{name}.keras", "there.keras", *options]
     assert "--force" in failure(capsys, *arguments)
     assert output.read_text() == "something"
     assert main([*arguments, "--force"]) == 0
@@ -231,6 +384,9 @@ def test_force_spares_a_folder_of_other_things(folder, capsys):
     said = failure(capsys, "export", "pruned.keras", "thesis", "--force")
     assert "holds something else" in said
     assert contents(folder) == before
+
+
+PRUNE = ("prune", "dense.keras", "b.keras", "--sparsity")
 
 
 @pytest.mark.parametrize(
@@ -292,6 +448,31 @@ def test_force_spares_a_folder_of_other_things(folder, capsys):
             "'empty.npz' is empty",
         ),
         (["report", "pruned.keras", "--import", "no_such_one"], "no_such_one"),
+        ([*PRUNE, "0.5", "--criterion", "obs"], "is computed from data"),
+        ([*PRUNE, "0.5", "--criterion", "best"], "Unknown criterion"),
+        ([*PRUNE, "0.5", "--allocation", "fair"], "Unknown allocation"),
+        ([*PRUNE, "0.5", "--granularity", "rows"], "Unknown granularity"),
+        ([*PRUNE, "1.5"], "1.5"),
+        ([*PRUNE, "0.5", "--data", "none.npy"], "There is no file 'none.npy'"),
+        ([*PRUNE, "0.5", "--data", "notes.npy"], "no `.npy` or `.npz` file"),
+        (
+            [
+                *(*PRUNE, "0.5", "--data", "many.npy"),
+                *("--criterion", "taylor", "--loss", "mse"),
+            ],
+            "targets",
+        ),
+        (
+            [*PRUNE, "0.5", "--data", "many.npz", "--criterion", "taylor"],
+            "loss",
+        ),
+        (
+            [
+                *(*PRUNE, "0.5", "--data", "many.npz"),
+                *("--criterion", "taylor", "--loss", "none_such"),
+            ],
+            "none_such",
+        ),
     ],
 )
 def test_what_fails_says_why(folder, capsys, arguments, words):
@@ -301,7 +482,13 @@ def test_what_fails_says_why(folder, capsys, arguments, words):
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["prune", "a.keras"], ["export", "a.keras"]]
+    "arguments",
+    [
+        [],
+        ["shrink", "a.keras"],
+        ["export", "a.keras"],
+        ["prune", "a.keras", "b.keras"],
+    ],
 )
 def test_wrong_arguments(capsys, arguments):
     with pytest.raises(SystemExit) as exit:

@@ -72,7 +72,11 @@ def code_lines(source):
 
 def test_tutorials_are_found():
     names = {path.name for path in TUTORIALS}
-    assert {"mnist_to_tflite.py", "noisy_quadratic.py"} <= names
+    assert {
+        "mnist_to_tflite.py",
+        "noisy_quadratic.py",
+        "without_training.py",
+    } <= names
 
 
 @pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
@@ -244,3 +248,68 @@ def test_quadratic_fits_as_well_when_pruned_in_training(tmp_path):
     assert errors["Pruned in training"] < 2 * errors["Before pruning"]
     assert errors["Pruned at once"] > 3 * errors["Before pruning"]
     assert (tmp_path / "noisy_quadratic.png").is_file()
+
+
+FILTERS = [
+    "Half of the filters: masks alone",
+    "recalibrated",
+    "reconstructed",
+    '"obs", reconstructed',
+]
+WEIGHTS = ["90 % of the weights: masks alone", '"alps", reconstructed']
+
+
+def accuracies(table):
+    """In points, by the labels of the rows."""
+    return {label: float(row[0].rstrip("%")) for label, row in table.items()}
+
+
+def count(number):
+    return int(number.replace(",", ""))
+
+
+@runs
+def test_without_training_brings_the_accuracy_back(tmp_path):
+    options = ("--epochs", 2, "--samples", 256, "--output", "files")
+    output = run("without_training.py", tmp_path, *options)
+    table = rows(output, "MNIST, pruned without training")
+    assert list(table) == ["Dense, as trained", *FILTERS, *WEIGHTS]
+    dense, of_filters, of_weights = (
+        [count(number) for number in table[label][1:3]]
+        for label in ("Dense, as trained", FILTERS[0], WEIGHTS[0])
+    )
+    # 6 and 12 channels of 12 and 24 stay, 32 of the 64 units, all classes.
+    kernels = 25 * 6 + 25 * 6 * 12 + 16 * 12 * 32 + 32 * 10
+    assert of_filters == [kernels + 4 * (6 + 12) + 32 + 10] * 2
+    for label in FILTERS[1:]:
+        assert [count(number) for number in table[label][1:3]] == of_filters
+    kernels = 25 * 12 + 25 * 12 * 24 + 16 * 24 * 64 + 64 * 10
+    # What the zeros leave without any use is cut out as well.
+    assert of_weights[1] <= dense[0] - round(0.9 * kernels)
+    assert of_filters[0] < of_weights[0] <= dense[0]
+    reached = accuracies(table)
+    assert reached["Dense, as trained"] > 80
+    for label in FILTERS[2:]:
+        assert reached[label] > reached[FILTERS[0]] + 20
+    assert reached[WEIGHTS[1]] > reached[WEIGHTS[0]] + 20
+    # What was repaired is printed, layer by layer.
+    repaired = rows(output, "Reconstructed from 256 samples")
+    assert list(repaired)[:6] == [
+        *("conv_1", "norm_1", "conv_2", "norm_2", "hidden", "logits")
+    ]
+    for name in ("conv_2", "hidden", "logits"):
+        before, after = map(float, repaired[name][:2])
+        assert after < before
+    dense_file, small_file = (
+        (tmp_path / "files" / f"{name}.tflite").stat().st_size
+        for name in ("dense", "small")
+    )
+    assert small_file < 0.4 * dense_file
+
+
+@runs
+@pytest.mark.slow
+def test_without_training_loses_at_most_two_points(tmp_path):
+    output = run("without_training.py", tmp_path)
+    reached = accuracies(rows(output, "MNIST, pruned without training"))
+    assert reached[FILTERS[3]] >= reached["Dense, as trained"] - 2

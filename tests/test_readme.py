@@ -25,7 +25,12 @@ BLOCKS = _blocks(README)
 def names(digits):
     """What the blocks use without defining it."""
     x, y = digits
-    return {"x": x[:200], "y": y[:200], "np": np}
+    return {
+        "x": x[:200],
+        "y": y[:200],
+        "samples": x[:200],
+        "trained_model": kprune.strip(convnet()),
+    }
 
 
 def test_every_block_runs(names, tmp_path, monkeypatch, capsys):
@@ -37,7 +42,13 @@ def test_every_block_runs(names, tmp_path, monkeypatch, capsys):
     assert "Pruning of" in printed
     assert (tmp_path / "savedmodels/mnist/saved_model.pb").is_file()
     assert (tmp_path / "savedmodels/mnist.tflite").stat().st_size > 1000
-    assert isinstance(names["model"], keras.Model)
+    # The existing model: half of its filters, a quarter of its numbers.
+    small = kprune.strip(names["model"])
+    assert small.get_layer("conv2").filters == 8
+    whole = names["trained_model"].count_params()
+    assert small.count_params() < 0.3 * whole
+    written = (tmp_path / "savedmodels/small.tflite").stat().st_size
+    assert written < 0.4 * 4 * whole
 
 
 def test_the_workflow_is_short():
