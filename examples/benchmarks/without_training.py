@@ -160,7 +160,7 @@ NETWORKS = {
 }
 # What fewer images may cost, in points.
 FEW_LOSE = 0.7
-WIDTH = 90
+WIDTH = 100
 
 
 def cases(net, criteria, has_norms) -> list[Case]:
@@ -215,7 +215,7 @@ class Trained:
             for layer in dense.layers
         )
         self.accuracy = self._accuracy()
-        # What only the first call takes is not counted.
+        # What only a first call takes is not counted.
         kprune.prune(self._model, 0.5, data=calibration[0], reconstruct=True)
 
     def run(self, case, way, images=CALIBRATION) -> tuple:
@@ -336,7 +336,8 @@ def table_of(name, runs) -> rich.table.Table:
         "CPU and peak MB:\nof the masks alone / of masks and reconstruction.",
     )
     for header in ("", *WAYS, "lost", "seconds", "MB"):
-        table.add_column(header, justify="right" if header else "left")
+        justify = "right" if header else "left"
+        table.add_column(header, justify=justify, no_wrap=True)
     above = None
     for case in (key[0] for key in runs[0] if key[1:] == ("masks",)):
         if str(case) != above:
@@ -388,7 +389,7 @@ def bars_of(net, runs) -> list[tuple[str, str, str, str]]:
                     _values(runs, (case, "reconstructed"))[:, 1].mean()
                 )
     if seconds:
-        at_most("the slowest of these", max(seconds), net.seconds, "s")
+        at_most("the slowest of these, CPU", max(seconds), net.seconds, "s")
     if (few_case(), "few") in runs[0]:
         fewer = lost(few_case(), "few") - lost(few_case(), "reconstructed")
         at_most(f"{few_case()}: lost by {FEW} images", fewer.mean(), FEW_LOSE)
