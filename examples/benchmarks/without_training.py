@@ -473,8 +473,8 @@ def main() -> None:
 
     bars = rich.table.Table(
         title=f"Bars, {_seeds(arguments.seeds)}",
-        caption="An epoch more: its gain from the reconstructed network over "
-        "that from the masks.",
+        caption="lost: points, by the reconstructed network unless said.\n"
+        "an epoch more: what it reaches from there over what from the masks.",
     )
     for header in ("network", "", "measured", "bar", ""):
         bars.add_column(
