@@ -254,6 +254,13 @@ def application_layer(name: str) -> type:
     return getattr(module, name)
 
 
+def convolutional_cell() -> type:
+    """The class of the cells of `ConvLSTM1D` to `ConvLSTM3D`."""
+    from keras.src.layers.rnn import conv_lstm
+
+    return conv_lstm.ConvLSTMCell
+
+
 def inputs_struct(model):
     """The model's inputs in the structure that it is called with."""
     return graph_of(model)._inputs_struct

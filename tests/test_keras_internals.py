@@ -82,6 +82,11 @@ def test_layers_that_only_applications_have():
     assert float(add([x, x])[0, 0]) == 1.5
 
 
+def test_cells_of_convolutional_recurrent_layers():
+    for layer in (layers.ConvLSTM1D(1, 1), layers.ConvLSTM2D(1, 1)):
+        assert type(layer.cell) is keras_internals.convolutional_cell()
+
+
 def test_classes_of_their_own():
     class Own(keras.Model):
         pass

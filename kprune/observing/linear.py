@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 import keras
 import numpy as np
 
+from kprune.keras_internals import convolutional_cell
 from kprune.observing.watching import to_numpy
 from kprune.observing.windows import TransposedWindows, Windows
 
@@ -362,7 +363,6 @@ def _convolutional_cell(owner) -> Iterator[LinearMap]:
     )
 
 
-_CONVOLUTIONAL_CELL = type(keras.layers.ConvLSTM2D(1, 1).cell)
 _layers = keras.layers
 _KINDS: tuple[tuple[tuple, Callable], ...] = (
     ((_layers.Dense,), _dense),
@@ -379,7 +379,7 @@ _KINDS: tuple[tuple[tuple, Callable], ...] = (
     ((_layers.DepthwiseConv1D, _layers.DepthwiseConv2D), _depthwise),
     ((_layers.SeparableConv1D, _layers.SeparableConv2D), _separable),
     ((_layers.Conv1D, _layers.Conv2D, _layers.Conv3D), _convolution),
-    ((_CONVOLUTIONAL_CELL,), _convolutional_cell),
+    ((convolutional_cell(),), _convolutional_cell),
     (
         (_layers.SimpleRNNCell, _layers.LSTMCell, _layers.GRUCell),
         _cell,
