@@ -225,6 +225,8 @@ def test_a_function_that_acts_on_each_element_is_recognised(name, where):
     assert_equal_outputs(prunable, stripped, samples(model), EXACT_MEAN)
 
 
+# A function of NumPy is called with a tensor of torch.
+@pytest.mark.filterwarnings("ignore:__array_wrap__ must accept")
 @pytest.mark.parametrize("name", OTHER)
 def test_of_other_functions_the_reason_says_what_they_do(name):
     function, problem = OTHER[name]
