@@ -10,7 +10,7 @@ import numpy as np
 
 from kprune import weights
 from kprune.keras_internals import sublayers
-from kprune.observing import gradients, linear
+from kprune.observing import gradients, kernels, linear
 from kprune.observing.linear import LinearMap
 from kprune.observing.samples import Batch, call
 from kprune.observing.watching import step_by_step, watching
@@ -174,7 +174,7 @@ class Observations:
             for owner in [layer.layer, *sublayers(layer.layer)]:
                 maps = [
                     one
-                    for one in linear.maps_of(owner)
+                    for one in kernels.maps_of(owner)
                     if id(one.variable) in wanted
                 ]
                 if maps:

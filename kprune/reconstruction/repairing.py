@@ -1,6 +1,7 @@
 """The walk through a pruned model that fits what stays, site by site."""
 
 import contextlib
+import dataclasses
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -218,51 +219,42 @@ class Repair:
                 f"{rows:,} rows for {site.map.shape[1]:,} inputs; "
                 "damping holds the rest"
             )
-        return self._decide(
-            site, of_dense, seen, matrices, fitted, left, masks, is_free, note
-        )
+        fit = _Fit(masks, matrices, fitted, left, is_free, note)
+        return self._decide(site, of_dense, seen, fit)
 
     def _decide(
-        self, site, of_dense, seen, matrices, fitted, left, masks, is_free, note
+        self, site, of_dense, seen, fit: "_Fit"
     ) -> tuple[float, float, str]:
-        """Takes the fit where its error on held-out samples is lower.
-
-        `left` is the mean of what the fit leaves to a bias.
-        """
+        """Takes a fit where its error on held-out samples is lower."""
         old_bias = new_bias = np.zeros((1, 1, 1))
         if site.bias is not None:
             kept_bias = site.outputs_of(self._kept_bias(site))
             old_bias = site.outputs_of(weights.to_numpy(site.bias))
             old_bias = np.where(kept_bias, old_bias, 0.0)
-            new_bias = np.where(kept_bias, left, 0.0)
+            new_bias = np.where(kept_bias, fit.left, 0.0)
         before, after = self._errors(
             site,
             of_dense,
             seen,
-            [(matrices, old_bias), (fitted, new_bias)],
-            masks.any(axis=1, keepdims=True),
-            is_centred=is_free and site.bias is None,
+            [(fit.before, old_bias), (fit.after, new_bias)],
+            fit.is_there,
+            is_centred=fit.is_free and site.bias is None,
         )
-        kept = site.map.kernel(masks)
+        kept = site.map.kernel(fit.masks)
         if self._choose is not None and site.weight.mask is not None:
             site.weight.mask.assign(kept)
         if not after < before:
-            return (
-                before,
-                before,
-                "; ".join(["kept as it was", note][: 1 + bool(note)]),
-            )
-        self._set(site.weight.variable, site.map.kernel(fitted), kept)
+            return before, before, "; ".join(filter(None, [_KEPT, fit.note]))
+        self._set(site.weight.variable, site.map.kernel(fit.after), kept)
         if site.bias is not None:
             shape = tuple(site.bias.shape)
             self._set(
                 site.bias, new_bias.reshape(shape), kept_bias.reshape(shape)
             )
-        is_there = masks.any(axis=1, keepdims=True)
-        lacks = is_there if site.bias is None else False
-        lacking = np.where(lacks, left, 0.0)
+        lacks = fit.is_there if site.bias is None else False
+        lacking = np.where(lacks, fit.left, 0.0)
         self._lacking[id(site.owner)] = lacking.ravel()
-        return before, after, note
+        return before, after, fit.note
 
     def _kept_bias(self, site) -> np.ndarray:
         mask = masks_of(self._model).get(id(site.bias))
@@ -348,6 +340,33 @@ class Repair:
         )
         moved = np.where(is_live, moved, 0.0)
         return before.shift(moved), 0.0, "mean and variance"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Fit:
+    """What a kernel was fitted to be.
+
+    Args:
+        masks: Boolean array of shape `(matrices, inputs, outputs)`.
+        before: Float array of that shape: the kernel as it was.
+        after: Float array of that shape: as it was fitted.
+        left: Float array of shape `(matrices, 1, outputs)`: the mean of what
+            the fit leaves to a bias.
+        is_free: Boolean. Whether something takes up that mean.
+        note: String.
+    """
+
+    masks: np.ndarray
+    before: np.ndarray
+    after: np.ndarray
+    left: np.ndarray
+    is_free: bool
+    note: str
+
+    @property
+    def is_there(self) -> np.ndarray:
+        """Boolean array: the outputs that still read anything."""
+        return np.any(self.masks, axis=1, keepdims=True)
 
 
 def _check_alike(seen: Seen, teacher: Seen) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from kprune import weights
 from kprune.keras_internals import sublayers
-from kprune.observing import linear
+from kprune.observing import kernels, linear
 from kprune.observing.linear import LinearMap
 from kprune.observing.samples import Batch
 from kprune.observing.samples import call as call_on
@@ -137,7 +137,7 @@ def look(model: keras.Model, x: Any, lifted: bool) -> Seen:
                 owner, "state_size"
             ):
                 continue
-            for one in linear.maps_of(owner):
+            for one in kernels.maps_of(owner):
                 if one.variable is weight.variable:
                     owners[id(owner)] = owner
                     of_owner.setdefault(id(owner), []).append(

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from kprune.observing import linear
+from kprune.observing import kernels, linear
 from kprune.observing.watching import step_by_step, to_numpy, watching
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -97,7 +97,7 @@ def test_rows_times_matrix_is_what_a_layer_computes(name):
     layer.build(x.shape)
     _round(layer)
     outputs = to_numpy(layer(x))  # Biases start as zeros.
-    (one,) = linear.maps_of(layer)
+    (one,) = kernels.maps_of(layer)
     kernel = to_numpy(one.variable)
     rows = one.read({"inputs": x}, linear.every)
     matrices = one.matrices(kernel)
@@ -118,7 +118,7 @@ def test_chosen_rows_are_those_of_all(name):
     make, shape = KINDS[name]
     layer, x = make(), _samples(name, shape)
     layer(x)
-    (one,) = linear.maps_of(layer)
+    (one,) = kernels.maps_of(layer)
     chosen = np.array([3, 0, 7])
     every = one.read({"inputs": x}, linear.every)
     some = one.read({"inputs": x}, lambda count: chosen)
@@ -132,7 +132,7 @@ def test_channels_first():
     layer = layers.Conv2D(3, 3, data_format="channels_first", **SAME)
     x = np.random.default_rng(0).normal(size=(2, 2, 5, 6))
     outputs = np.moveaxis(to_numpy(layer(x)), 1, -1)
-    (one,) = linear.maps_of(layer)
+    (one,) = kernels.maps_of(layer)
     rows = one.read({"inputs": x}, linear.every)
     found = (rows @ one.matrices(to_numpy(one.variable)))[0]
     np.testing.assert_allclose(
@@ -146,12 +146,12 @@ def _read_of(layer, x):
 
     def heard(owner, call, *args, **kwargs):
         arguments = linear.arguments_of(owner, args, kwargs)
-        for one in linear.maps_of(owner):
+        for one in kernels.maps_of(owner):
             rows = one.read(arguments, linear.every)
             found.setdefault(one.variable.path, (one, []))[1].append(rows)
         return call(*args, **kwargs)
 
-    owners = [part for part in layer._flatten_layers() if linear.maps_of(part)]
+    owners = [part for part in layer._flatten_layers() if kernels.maps_of(part)]
     with watching(owners, heard), step_by_step(layer):
         layer(x)
     return found
@@ -220,7 +220,7 @@ def test_both_kernels_of_a_separable_convolution(multiplier):
     layer(x)
     _round(layer)
     outputs = to_numpy(layer(x))
-    depthwise, pointwise = linear.maps_of(layer)
+    depthwise, pointwise = kernels.maps_of(layer)
     middle = depthwise.read({"inputs": x}, linear.every) @ depthwise.matrices(
         to_numpy(depthwise.variable)
     )

@@ -370,8 +370,15 @@ def test_what_is_missing_is_said():
         def call(self, x):
             return ops.matmul(x, self.w)
 
-    model = kprune.make_prunable(
-        keras.Sequential([keras.Input((4,)), Own(name="mine")])
-    )
-    with pytest.raises(ValueError, match="layer 'mine'.*is not known"):
-        Observations(model, [Batch(x)]).input_norm(prunable_weights(model)[0])
+    @keras.saving.register_keras_serializable()
+    class Doubled(layers.Dense):
+        def call(self, x):
+            return super().call(2 * x)
+
+    for layer in (Own(name="mine"), Doubled(2, name="mine")):
+        model = kprune.make_prunable(
+            keras.Sequential([keras.Input((4,)), layer])
+        )
+        observed = Observations(model, [Batch(x)])
+        with pytest.raises(ValueError, match="layer 'mine'.*is not known"):
+            observed.input_norm(prunable_weights(model)[0])

@@ -74,12 +74,20 @@ def rule_for(operation) -> Rule | None:
     kind = type(operation)
     for base in kind.__mro__:
         if base in _RULES:
-            return None if _overrides(kind, base) else _RULES[base]
+            return None if overrides(kind, base) else _RULES[base]
     return None
 
 
-def _overrides(kind, base) -> bool:
-    """Whether a class computes anything in another way than its base."""
+def overrides(kind: type, base: type) -> bool:
+    """Whether a class computes anything in another way than its base.
+
+    Args:
+        kind: A class.
+        base: A class that it derives from, or the same.
+
+    Returns:
+        Boolean.
+    """
     own = itertools.takewhile(lambda c: c is not base, kind.__mro__)
     return any(
         hasattr(base, name)
