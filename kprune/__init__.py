@@ -1,4 +1,4 @@
-"""kprune: prune Keras 3 models while they train, and ship them small.
+"""kprune: prune Keras 3 models, with training or without; ship them small.
 
     schedule(progress)            -> sparsity            how much, when
     allocation(layers, sparsity)  -> sparsity per layer  shared out how
@@ -6,7 +6,8 @@
     granularity(scores, sparsity) -> mask                in what shape they go
     PrunableLayer                 holds the masks        multiplies by them
 
-and one verb after training: `strip`.
+and four verbs: `prune` sets the masks, `reconstruct` fits what stays without
+training, `strip` cuts out what went, `export` writes a file.
 """
 
 from kprune import allocations as allocations

@@ -71,7 +71,7 @@ def cost(options, steps):
 
 
 def graph(options, steps):
-    """The units of a model."""
+    """The groups of a model's channels."""
     steps.begin("Reading the structure")
     graph = channel_graph(
         load_model(options.path), pad_layer_norm=options.pad_layer_norm
@@ -164,7 +164,10 @@ def _write(options, steps, change, doing="Cutting", **arguments):
 
 
 def _samples(path):
-    arrays = load_arrays(path)
+    return _of_inputs(load_arrays(path))
+
+
+def _of_inputs(arrays):
     # Several arrays go by the names of the inputs.
     return arrays if len(arrays) > 1 else next(iter(arrays.values()))
 
@@ -174,7 +177,7 @@ def _data(path):
     arrays = load_arrays(path)
     if arrays.keys() == {"x", "y"}:
         return arrays["x"], arrays["y"]
-    return arrays if len(arrays) > 1 else next(iter(arrays.values()))
+    return _of_inputs(arrays)
 
 
 def _samples_and_classes(path):

@@ -1,5 +1,7 @@
 """Criteria that see data, in pruning and in training."""
 
+import inspect
+
 import keras
 import numpy as np
 import pytest
@@ -110,7 +112,7 @@ def test_masks_grow_by_what_is_seen_while_a_model_trains(criterion):
         asked.append(next(iter(offered.values())).copy())
         return base(kernel, **offered)
 
-    watched.__signature__ = __import__("inspect").signature(base)
+    watched.__signature__ = inspect.signature(base)
     scheduler = kprune.PruningScheduler(
         0.5, criterion=watched, granularity="unstructured", data=(x, y)
     )
