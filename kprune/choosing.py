@@ -261,7 +261,8 @@ def mask_of(weight, wish, mask, scorer) -> np.ndarray:
         # than to rank.
         score = functools.partial(scorer.of_values, weight, share)
         offers["score"] = lambda: score
-        chosen = _ask(wish.granularity, weight.value(), share, offers, weight)
+        values = scorer.value(weight)
+        chosen = _ask(wish.granularity, values, share, offers, weight)
     else:
         # Of equal scores the one with the lower index in the kernel stays.
         scores = _lowered(scorer.scores(weight, share), staying)

@@ -62,20 +62,33 @@ class Scorer:
         self._places = places
         self.observations: Any = observations
         self.progress = progress
+        # Weights that are scored in the place of a kernel's own.
+        self._values: dict[int, np.ndarray] = {}
 
-    def with_gram(self, weight: PrunableWeight, gram: np.ndarray) -> "Scorer":
-        """The same, but for the second moment of what one kernel reads.
+    def reading(
+        self, weight: PrunableWeight, gram: np.ndarray, kernel: np.ndarray
+    ) -> "Scorer":
+        """The same, but for one kernel that reads something else.
 
         Args:
             weight: The kernel.
-            gram: Array, as `Observations.gram` returns it.
+            gram: Array, as `Observations.gram` returns it: the second moment
+                of what it reads.
+            kernel: Array of the kernel's shape: the weights to score.
         """
-        return Scorer(
+        found = Scorer(
             self.criterion,
             self._places,
             self.progress,
             self.observations.with_gram(weight, gram),
         )
+        found._values[id(weight.variable)] = kernel
+        return found
+
+    def value(self, weight: PrunableWeight) -> np.ndarray:
+        """The weights of a kernel, those that are scored."""
+        found = self._values.get(id(weight.variable))
+        return weight.value() if found is None else found
 
     @property
     def is_elementwise(self) -> bool:
@@ -115,7 +128,7 @@ class Scorer:
         Raises:
             ValueError: If the criterion returns something else.
         """
-        return self.of_values(weight, sparsity, weight.value())
+        return self.of_values(weight, sparsity, self.value(weight))
 
     def scores_across(
         self, weight: PrunableWeight, sparsity: float
@@ -172,28 +185,16 @@ class Scorer:
 
     def _by_matrices(self, weight, values, offers) -> np.ndarray:
         """The scores of a criterion that sees kernels as matrices."""
-        grams = offers["gram"]()
         of_kernel = self.observations.map_of(weight)
-
-        def as_matrix(offer, index):
-            return of_kernel.matrices(offer())[index]
-
-        scores = [
-            self._ask(
-                weight,
-                matrix,
-                {
-                    **offers,
-                    "gram": functools.partial(grams.__getitem__, index),
-                    **{
-                        name: functools.partial(as_matrix, offers[name], index)
-                        for name in requests.OF_KERNELS_SHAPE
-                    },
-                },
+        turned = {
+            name: functools.partial(
+                lambda offer: of_kernel.matrices(offer()), offers[name]
             )
-            for index, matrix in enumerate(of_kernel.matrices(values))
-        ]
-        return of_kernel.kernel(np.stack(scores))
+            for name in requests.OF_KERNELS_SHAPE
+        }
+        matrices = of_kernel.matrices(values)
+        scores = self._ask(weight, matrices, {**offers, **turned})
+        return of_kernel.kernel(scores)
 
     @property
     def scores_groups(self) -> Callable | None:
@@ -233,7 +234,7 @@ class Scorer:
         return [
             self._of_slices(
                 _SLICES,
-                weight.value(),
+                self.value(weight),
                 binding,
                 self.offers(weight, sparsity),
             )

@@ -54,7 +54,7 @@ def check_criterion(
     sees_matrices = "gram" in requests.names(criterion, "criterion")
     for filling, kernel in arrays(shapes):
         if sees_matrices:
-            kernel = kernel.reshape(-1, kernel.shape[-1])
+            kernel = kernel.reshape(1, -1, kernel.shape[-1])
         given = kernel.copy()
         with np.errstate(all="ignore"):  # the message below says it all
             scores = np.array(ask(criterion, "criterion", given))

@@ -47,8 +47,9 @@ def ask(member, family, subject, *arguments):
         return np.random.default_rng(1).normal(size=shape)
 
     def gram():
-        rows = drawn(4 * len(subject), len(subject))
-        return rows.T @ rows / len(rows)
+        matrices, inputs, _ = subject.shape
+        rows = drawn(matrices, 4 * inputs, inputs)
+        return rows.swapaxes(1, 2) @ rows / rows.shape[1]
 
     offers = {
         "generator": lambda: np.random.default_rng(0),

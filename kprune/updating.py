@@ -126,11 +126,11 @@ class MaskUpdater:
         plan = self._plan(model, sparsity, 1.0)
         on_the_way = self._on_the_way(plan)
 
-        def choose(site, gram):
+        def choose(site, gram, kernel):
             wish = on_the_way.get(id(site.weight.variable))
             if wish is None:
                 return None
-            scorer = plan.scorer.with_gram(site.weight, gram)
+            scorer = plan.scorer.reading(site.weight, gram, kernel)
             return mask_of(site.weight, wish, None, scorer)
 
         repair = Repair(model, self._batches, verbose=verbose, choose=choose)

@@ -1,7 +1,7 @@
 """Criteria that see what the kernel reads; those of second order among them.
 
-One that asks for `gram` is called with the kernel as a matrix, (inputs,
-outputs), once for each group of a grouped convolution.
+One that asks for `gram` is called with the kernel as matrices, (matrices,
+inputs, outputs): one for each group of a grouped convolution, else one.
 """
 
 import numpy as np
@@ -52,9 +52,9 @@ def obs(kernel: np.ndarray, *, gram: np.ndarray) -> np.ndarray:
     `reconstruct` repairs what stays.
 
     Args:
-        kernel: Array of shape `(inputs, outputs)`. The kernel to score.
-        gram: Array of shape `(inputs, inputs)`: the second moment of what the
-            kernel reads. It takes data, without targets.
+        kernel: Array of shape `(..., inputs, outputs)`. The kernel to score.
+        gram: Array of shape `(..., inputs, inputs)`: the second moment of what
+            the kernel reads. It takes data, without targets.
 
     Returns:
         Float64 array of the shape of `kernel`; higher means keep.
@@ -90,9 +90,9 @@ def alps(
     stays.
 
     Args:
-        kernel: Array of shape `(inputs, outputs)`. The kernel to score.
-        gram: Array of shape `(inputs, inputs)`: the second moment of what the
-            kernel reads. It takes data, without targets.
+        kernel: Array of shape `(..., inputs, outputs)`. The kernel to score.
+        gram: Array of shape `(..., inputs, inputs)`: the second moment of what
+            the kernel reads. It takes data, without targets.
         sparsity: Float. The sparsity that is asked of the kernel.
 
     Returns:

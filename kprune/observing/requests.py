@@ -15,7 +15,7 @@ As a test names its fixtures:
 | `input_norm` | float array of the kernel's shape: the root mean square of what each weight multiplies | criteria |
 | `input_magnitude` | the same of the mean absolute value | criteria |
 | `input_zeros` | the same of the share of zeros | criteria |
-| `gram` | float array `(inputs, inputs)`: the second moment of what the kernel reads, see below | criteria |
+| `gram` | float array `(matrices, inputs, inputs)`: the second moment of what the kernel reads, see below | criteria |
 | `score` | callable from some of the weights to their scores, see below | granularities |
 | `outputs_last` | callable from an array of the kernel's shape to it as `(..., inputs, outputs)` | granularities |
 | `scores` | sequence, one item a layer: an iterable of its kernels' scores | allocations |
@@ -33,10 +33,11 @@ Gradients, norms and grams are computed from the data that is given once, as
 `kprune.prune(model, ..., data=)`: see `kprune.observing.samples.read`. The
 weights count as they do then: masked ones are 0, and have a gradient as well.
 
-A criterion that asks for `gram` is called with the kernel as a matrix of shape
-`(inputs, outputs)`, and whatever else it asks for in that shape too: the
-inputs of a convolution are those of its window. It is called once for each
-group of a grouped convolution, for each channel of a depthwise one.
+A criterion that asks for `gram` is called with the kernel as matrices, an array
+of shape `(matrices, inputs, outputs)`, and whatever else it asks for comes in
+that shape too. Most kernels are one matrix; a grouped convolution has one for
+each group, a depthwise one for each channel. The inputs of a convolution are
+those of its window.
 
 A granularity that asks for `score` can rank single weights, wherever they are,
 a piece at a time, so that no array of all scores is made. It is called with

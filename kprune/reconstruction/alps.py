@@ -28,12 +28,12 @@ def support(gram: np.ndarray, weights: np.ndarray, kept: int) -> np.ndarray:
     Among equals the lower flat index stays.
 
     Args:
-        gram: Array of shape (inputs, inputs).
-        weights: Array of shape (inputs, outputs).
+        gram: Array of shape (..., inputs, inputs).
+        weights: Array of shape (..., inputs, outputs).
         kept: Integer in `[1, weights.size]`.
 
     Returns:
-        Boolean array of shape (inputs, outputs); True keeps.
+        Boolean array of the shape of `weights`; True keeps.
 
     Example:
 
@@ -59,27 +59,28 @@ def magnitudes(gram: np.ndarray, weights: np.ndarray, kept: int) -> np.ndarray:
     starts again from the dense kernel. Where the largest weights of the scaled
     kernel leave less error, these stay.
 
-    Above 2,500 inputs it is the square roots of the costs of
-    `brain_surgeon.losses`.
+    Of several matrices the support is that of all together. Above 2,500 inputs
+    it is the square roots of the costs of `brain_surgeon.losses`.
 
     Args:
-        gram: Array of shape (inputs, inputs).
-        weights: Array of shape (inputs, outputs).
+        gram: Array of shape (..., inputs, inputs).
+        weights: Array of shape (..., inputs, outputs).
         kept: Integer in `[1, weights.size]`.
 
     Returns:
-        Float64 array of shape (inputs, outputs), at least 0.
+        Float64 array of the shape of `weights`, at least 0.
     """
-    if len(gram) > _INPUTS:
+    inputs = gram.shape[-1]
+    if inputs > _INPUTS:
         return np.sqrt(brain_surgeon.losses(gram, weights))
     hessian = np.array(gram, np.float64)
-    diagonal = np.diagonal(hessian)
-    damped = diagonal + _DAMPING * diagonal.mean()
+    diagonal = np.diagonal(hessian, axis1=-2, axis2=-1)
+    damped = diagonal + _DAMPING * diagonal.mean(axis=-1, keepdims=True)
     # Where all inputs are 0 any scale will do.
     scale = np.sqrt(np.where(damped > 0, damped, 1.0))
-    np.fill_diagonal(hessian, damped)
-    hessian /= np.outer(scale, scale)
-    dense = weights * scale[:, None]
+    hessian[..., range(inputs), range(inputs)] = damped
+    hessian /= scale[..., :, None] * scale[..., None, :]
+    dense = weights * scale[..., None]
     if np.count_nonzero(dense) <= kept:
         return np.abs(dense)  # without any error
     # On kernels of few weights ADMM can end worse than where it started.
@@ -93,9 +94,13 @@ def _error(hessian, dense, found, kept) -> float:
     """What a support leaves when its weights are fitted."""
     mask = ranking.keep_highest(found, found.size - kept)
     target = hessian @ dense
-    fitted = least_squares.fit(hessian, target, dense, mask)
-    energy = float(np.vdot(dense, target))
-    return least_squares.error(hessian, target, energy, fitted)
+    error = 0.0
+    for matrix in np.ndindex(dense.shape[:-2]):
+        of_one = hessian[matrix], target[matrix]
+        fitted = least_squares.fit(*of_one, dense[matrix], mask[matrix])
+        energy = float(np.vdot(dense[matrix], target[matrix]))
+        error += least_squares.error(*of_one, energy, fitted)
+    return error
 
 
 def _admm(hessian, dense, kept) -> np.ndarray:
@@ -106,8 +111,8 @@ def _admm(hessian, dense, kept) -> np.ndarray:
     sparse, dual = np.where(start, dense, 0.0), np.zeros_like(dense)
     penalty, has_grown, before = 0.1, False, start
     for iteration in range(1, _ITERATIONS + 1):
-        right = vectors.T @ (target - dual + penalty * sparse)
-        ridge = vectors @ (right / (values + penalty)[:, None])
+        right = vectors.swapaxes(-1, -2) @ (target - dual + penalty * sparse)
+        ridge = vectors @ (right / (values + penalty)[..., None])
         pulled = ridge + dual / penalty
         mask = ranking.keep_highest(np.abs(pulled), removed)
         sparse = np.where(mask, pulled, 0.0)

@@ -42,11 +42,11 @@ def losses(gram: np.ndarray, weights: np.ndarray) -> np.ndarray:
     is made up for by the inputs behind it.
 
     Args:
-        gram: Array of shape (inputs, inputs).
-        weights: Array of shape (inputs, outputs).
+        gram: Array of shape (..., inputs, inputs).
+        weights: Array of shape (..., inputs, outputs).
 
     Returns:
-        Float64 array of shape (inputs, outputs), at least 0.
+        Float64 array of the shape of `weights`, at least 0.
 
     Example:
 
@@ -56,6 +56,8 @@ def losses(gram: np.ndarray, weights: np.ndarray) -> np.ndarray:
     array([[4.1],
            [1. ]])
     """
+    if weights.ndim > 2:
+        return np.stack([losses(*of_one) for of_one in zip(gram, weights)])
     hessian, is_live = _damped(gram)
     weights = np.where(is_live[:, None], weights, 0.0).astype(np.float64)
     inputs, outputs = weights.shape

@@ -25,12 +25,14 @@ from kprune.reconstruction.sites import (
 from kprune.reconstruction.targets import BLOCK, CHECK, FIT, Targets
 
 _KEPT = "kept as it was"
+# As strong as that of the criteria that see second moments.
+_DAMPING = 0.01
 # Fewer than these were seen to fit to chance.
 _FEW = 64
 
-# From a site and the second moments of its inputs to a boolean array of the
-# kernel's shape: what stays.
-Choose = Callable[[KernelSite, np.ndarray], np.ndarray | None]
+# From a site, the second moments of its inputs and the kernel that would serve
+# best if nothing went, to a boolean array of the kernel's shape: what stays.
+Choose = Callable[[KernelSite, np.ndarray, np.ndarray], np.ndarray | None]
 
 
 @contextlib.contextmanager
@@ -58,9 +60,11 @@ class Repair:
         batches: List of `Batch`.
         dense: As `reconstruct` takes it.
         verbose: As `reconstruct` takes it.
-        choose: Callable `(site, moments) -> kept` for kernels whose masks are
-            chosen on the way, of the shape of the kernel; `None` where the
-            site's mask stays as it is.
+        choose: Callable `(site, moments, kernel) -> kept` for kernels whose
+            masks are chosen on the way: by the second moments of what is read
+            there, and by the kernel that would serve best if nothing went.
+            It returns a boolean array of the shape of the kernel, or `None`
+            where the site's mask stays as it is.
     """
 
     def __init__(
@@ -196,11 +200,12 @@ class Repair:
             rows = moments.count
             gram, cross = moments.of(is_free)
             if self._choose is not None and len(starts) == 1:
-                kernel_kept = self._choose(site, gram)
+                # What the dense layer has there, not the old mask's zeros.
+                dense = site.map.matrices(of_dense.weight.value())
+                best = self._best(dense, gram, cross + gram @ fitted)
+                kernel_kept = self._choose(site, gram, site.map.kernel(best))
                 if kernel_kept is not None:
-                    # What the dense layer has there, not the old mask's zeros.
                     masks = site.map.matrices(kernel_kept)
-                    dense = site.map.matrices(of_dense.weight.value())
                     matrices = np.where(masks, dense, 0).astype(float)
                     cross = cross + gram @ (fitted - matrices)
                     fitted = matrices
@@ -221,6 +226,21 @@ class Repair:
             )
         fit = _Fit(masks, matrices, fitted, left, is_free, note)
         return self._decide(site, of_dense, seen, fit)
+
+    @staticmethod
+    def _best(dense, gram, cross) -> np.ndarray:
+        """The kernel that serves best if nothing goes, as matrices.
+
+        What it reads is not what the dense layer reads, since layers before it
+        are pruned; it makes up for that as far as it can.
+        """
+        everything = np.broadcast_to(True, dense.shape[1:])
+        return np.stack(
+            [
+                least_squares.fit(*of_matrix, everything, damping=_DAMPING)
+                for of_matrix in zip(gram, cross, dense)
+            ]
+        )
 
     def _decide(
         self, site, of_dense, seen, fit: "_Fit"

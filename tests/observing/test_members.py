@@ -94,11 +94,11 @@ def test_scores_are_those_of_the_values_that_were_asked_for():
         return np.abs(kernel)
 
     kprune.prune(_model(), 0.5, criterion=look, granularity="nm", data=_data())
-    # Once for each of the two groups of the second convolution.
+    # The second convolution has two groups.
     assert seen == {
-        (18, 8): [(18, 18)],
-        (36, 4): [(36, 36)] * 2,
-        (32, 4): [(32, 32)],
+        (1, 18, 8): [(1, 18, 18)],
+        (2, 36, 4): [(2, 36, 36)],
+        (1, 32, 4): [(1, 32, 32)],
     }
 
 

@@ -162,3 +162,22 @@ def test_what_is_given_stays():
     alps.support(gram, weights, 30)
     np.testing.assert_array_equal(gram, before[0])
     np.testing.assert_array_equal(weights, before[1])
+
+
+def test_the_support_of_several_matrices_is_that_of_all_together():
+    # Squared errors of leaving out: 4, 1 and 9 of the first, 36, 2 and 3 of
+    # the second.
+    grams = np.stack([np.diag([1.0, 1.0, 9.0]), np.diag([4.0, 2.0, 3.0])])
+    weights = np.array([[2.0, 1.0, 1.0], [3.0, 1.0, 1.0]])[..., None]
+    for kept, expected in (
+        (2, [[False, False, True], [True, False, False]]),
+        (4, [[True, False, True], [True, False, True]]),
+    ):
+        mask = alps.support(grams, weights, kept)
+        np.testing.assert_array_equal(mask[..., 0], expected)
+    problems = [_correlated(inputs=9, outputs=1, seed=s) for s in range(6)]
+    grams, weights = (np.stack(parts) for parts in zip(*problems))
+    # A channel that hardly speaks loses all before another loses much.
+    weights[0] *= 1e-3
+    mask = alps.support(grams, weights, 27)
+    assert mask.sum() == 27 and not mask[0].any()

@@ -86,6 +86,17 @@ def test_few_outputs_at_once_where_memory_is_short(monkeypatch):
     np.testing.assert_allclose(losses(gram, weights), expected, rtol=1e-12)
 
 
+def test_costs_of_several_matrices_are_those_of_each():
+    grams, weights = (
+        np.stack(parts) for parts in zip(_problem(seed=1), _problem(seed=2))
+    )
+    found = brain_surgeon.losses(grams, weights)
+    for index in range(2):
+        np.testing.assert_array_equal(
+            found[index], brain_surgeon.losses(grams[index], weights[index])
+        )
+
+
 def test_of_equal_weights_the_last_goes_first():
     gram = np.array([[1.0, 0.5], [0.5, 1.0]])
     found = losses(gram, np.array([[1.0], [1.0]]))

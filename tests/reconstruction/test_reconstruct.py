@@ -236,6 +236,34 @@ def test_masks_are_chosen_on_the_way(criterion):
     assert errors[criterion] < 0.8 * errors["magnitude"]
 
 
+def test_what_is_scored_makes_up_for_what_went_before():
+    # Two equal features, of which the second goes: the kernel that serves best
+    # without it, 1 + 10, is scored, not the dense one.
+    model = _model(
+        layers.Dense(2, use_bias=False, name="features"),
+        layers.Dense(1, use_bias=False, name="sum"),
+        shape=(2,),
+    )
+    features, total = (layer.layer for layer in model.layers)
+    features.kernel.assign([[1.0, 1.0], [0.0, 0.0]])
+    total.kernel.assign([[1.0], [10.0]])
+    seen = []
+
+    def first_stays(kernel, *, gram):
+        seen.append((kernel.copy(), gram.copy()))
+        return np.broadcast_to(-np.arange(kernel.shape[-1]), kernel.shape)
+
+    x = np.random.default_rng(0).normal(size=(256, 2)).astype("float32")
+    kprune.prune(model, 0.5, criterion=first_stays, data=x, reconstruct=True)
+    kernel, gram = seen[-1]
+    # The damping, 0.01 of the mean, pulls a little to the dense 1 and 10.
+    assert kernel[0, 0, 0] == pytest.approx(11, abs=0.1)
+    assert gram[0, 1, 1] == 0 and kernel[0, 1, 0] == 10
+    np.testing.assert_allclose(
+        to_numpy(total.kernel), [[11.0], [0.0]], atol=0.02
+    )
+
+
 def test_filters_go_by_what_their_readers_lose():
     # Of the first two units either can do the work of both.
     x = np.random.default_rng(0).normal(size=(256, 8)).astype("float32")
