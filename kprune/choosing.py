@@ -11,7 +11,9 @@ from kprune.layers import PrunableLayer
 from kprune.observing import requests
 from kprune.prunable import PrunableWeight
 from kprune.ranking import removed_count
+from kprune.scoring import Scorer
 from kprune.structure import groups
+from kprune.structure.graph import ChannelGraph
 from kprune.structure.readers import readers
 
 # From (id of a variable, axis) to a boolean array: which slices stay.
@@ -40,72 +42,95 @@ class Wish:
         return bool(getattr(self.granularity, "whole_groups", False))
 
 
-def choose_slices(graph, wishes, scorer, share_out) -> Slices:
-    """Which slices of the layers' variables stay.
+class GroupChooser:
+    """Chooses which groups of channels stay, at any sparsity.
 
     Args:
         graph: The `ChannelGraph`.
         wishes: List of `Wish`, of all layers: the kernels of those that do
             not lose groups count in the scores of groups as well.
         scorer: The `Scorer`.
-        share_out: Callable from classes of groups to their sparsities.
-    """
-    gone = {
-        id(weight.variable): None if dead is None else ~dead
-        for wish in wishes
-        for weight in wish.kernels
-        for dead in [weight.gone()]
-    }
-    makers = {
-        id(wish.layer.layer): wish for wish in wishes if wish.goes_by_groups
-    }
-    producers = [
-        groups.Producer(
-            maker.layer, binding.slots, maker.sparsity, maker.granularity
-        )
-        for binding in graph.bindings
-        if binding.role == "out"
-        if (maker := makers.get(id(binding.layer))) is not None
-    ]
 
-    def mask_now():
-        kept = {
-            id(weight.variable): weights.to_numpy(weight.mask)
+    Attributes:
+        classes: List of `kprune.structure.groups.GroupClass`: the groups that
+            can go.
+    """
+
+    def __init__(self, graph: ChannelGraph, wishes: list[Wish], scorer: Scorer):
+        self._graph = graph
+        self._wishes = wishes
+        self._scorer = scorer
+        gone = {
+            id(weight.variable): None if dead is None else ~dead
             for wish in wishes
             for weight in wish.kernels
+            for dead in [weight.gone()]
         }
-        return groups.left(graph, kept)
+        makers = {
+            id(wish.layer.layer): wish for wish in wishes if wish.goes_by_groups
+        }
+        producers = [
+            groups.Producer(maker.layer, binding.slots, maker.granularity)
+            for binding in graph.bindings
+            if binding.role == "out"
+            if (maker := makers.get(id(binding.layer))) is not None
+        ]
+        self.classes = groups.find_classes(
+            graph,
+            _group_scores(graph, wishes, producers, scorer),
+            ~groups.left(graph, gone),
+            producers,
+        )
 
-    def call(granularity, row, sparsity, of_group):
+    def keep(self, shares: list[float]) -> np.ndarray:
+        """Chooses the groups.
+
+        Args:
+            shares: List of floats: the sparsity of each class.
+
+        Returns:
+            Boolean array, one value per group: which stay.
+        """
+        keep = np.ones(len(self._graph.groups), bool)
+        groups.choose(self.classes, shares, self._call, keep)
+        return keep
+
+    def slices(self, keep: np.ndarray) -> Slices:
+        """Which slices of the layers' variables stay.
+
+        Args:
+            keep: Boolean array: which groups stay.
+        """
+        masked = {id(wish.layer.layer) for wish in self._wishes}
+        return {
+            (id(binding.variable), binding.axis): keep[
+                self._graph.groups.of_slot[binding.slots]
+            ]
+            for binding in self._graph.bindings
+            if id(binding.layer) in masked
+        }
+
+    def _call(self, granularity, row, sparsity, of_group):
         offers = {
             "generator": lambda: np.random.default_rng(of_group),
-            "mask": lambda: mask_now()[of_group][None],
+            "mask": lambda: self._kept_now()[of_group][None],
             "outputs_last": lambda: np.asarray,
-            "progress": lambda: scorer.progress,
+            "progress": lambda: self._scorer.progress,
             "score": lambda: None,
         }
         return _ask(granularity, row, sparsity, offers, "a class of groups")
 
-    keep = groups.choose(
-        graph,
-        _group_scores(graph, wishes, producers, scorer),
-        ~groups.left(graph, gone),
-        producers,
-        share_out,
-        call,
-    )
-    masked = {id(wish.layer.layer) for wish in wishes}
-    return {
-        (id(binding.variable), binding.axis): keep[
-            graph.groups.of_slot[binding.slots]
-        ]
-        for binding in graph.bindings
-        if id(binding.layer) in masked
-    }
+    def _kept_now(self) -> np.ndarray:
+        kept = {
+            id(weight.variable): weights.to_numpy(weight.mask)
+            for wish in self._wishes
+            for weight in wish.kernels
+        }
+        return groups.left(self._graph, kept)
 
 
 def _group_scores(graph, wishes, producers, scorer) -> np.ndarray:
-    """The score of each group, as `choose_slices` asks for it."""
+    """The score of each group, as `GroupChooser` asks for it."""
     members: dict[int, groups.Member]
     if scorer.scores_groups is not None:
         return _by_readers(graph, wishes, producers, scorer)
@@ -185,7 +210,7 @@ def masks_of_layer(
 
     Args:
         wish: The `Wish`.
-        slices: As `choose_slices` returns it.
+        slices: As `GroupChooser.slices` returns it.
         scorer: The `Scorer`.
         in_groups: Boolean. Whether nothing goes but whole groups.
         but: Ids of the variables whose masks are left out.

@@ -1,45 +1,29 @@
-"""Updating the masks of a model: where the nouns meet."""
+"""Updating the masks of a model, as often as it is asked for."""
 
-import dataclasses
-import functools
-from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import keras
-import numpy as np
 
 from kprune import (
     allocations,
     criteria,
     granularities,
     keras_internals,
-    schedules,
 )
 from kprune.allocations import Allocation
-from kprune.choosing import (
-    Slices,
-    Wish,
-    choose_slices,
-    mask_of,
-    masks_of_layer,
-)
+from kprune.choosing import Wish, mask_of
 from kprune.criteria import Criterion
 from kprune.granularities import Granularity
-from kprune.measuring.group_macs import GroupMacs
-from kprune.measuring.macs import kernel_macs
 from kprune.observing import requests, samples
 from kprune.observing.observations import Observations
+from kprune.planning import Plan, Planner, ReadGraph
 from kprune.prunable import prunable_layers, weights_of
 from kprune.received import describe_member
 from kprune.reconstruction import Reconstruction
 from kprune.reconstruction.repairing import Repair, all_or_nothing
 from kprune.reconstruction.sites import KernelSite, look
-from kprune.scoring import LazyScores, Scorer, check_requests
-from kprune.structure.graph import (
-    ChannelGraph,
-    channel_graph,
-    readable_or_none,
-)
+from kprune.scoring import Scorer, check_requests
+from kprune.structure.graph import channel_graph, readable_or_none
 from kprune.wrappers import trainable_layers
 
 
@@ -89,13 +73,12 @@ class MaskUpdater:
         self._batches: Any = None if data is None else samples.read(data)
         self._loss = loss
         requests.names(self._allocation, "allocation")
-        if self._over_groups is not None:
-            requests.names(self._over_groups, "allocation over groups")
+        over_groups = getattr(self._allocation, "over_groups", None)
+        if over_groups is not None:
+            requests.names(over_groups, "allocation over groups")
         if self._granularity is not None:
             requests.names(self._granularity, "granularity")
-        self._graph: ChannelGraph | None = None
-        self._readable: keras.Model | None = None
-        self._counts: dict[int, float | None] | None = None
+        self._read: ReadGraph | None = None
         self._of: keras.Model | None = None
 
     def update(
@@ -108,7 +91,7 @@ class MaskUpdater:
             sparsity: Float in `[0, 1)`.
             progress: Float in `[0, 1]`, for members that ask for it.
         """
-        self._assign(self._plan(model, sparsity, progress))
+        self._planner(model, progress).at(sparsity).assign()
 
     def update_and_repair(
         self, model: keras.Model, sparsity: float, verbose: int = 0
@@ -123,7 +106,7 @@ class MaskUpdater:
             sparsity: Float in `[0, 1)`.
             verbose: As `kprune.reconstruct` takes it.
         """
-        plan = self._plan(model, sparsity, 1.0)
+        plan = self._planner(model, 1.0).at(sparsity)
         on_the_way = self._on_the_way(plan)
 
         def choose(site, gram, kernel):
@@ -135,10 +118,10 @@ class MaskUpdater:
 
         repair = Repair(model, self._batches, verbose=verbose, choose=choose)
         with all_or_nothing(model):
-            self._assign(plan, frozenset(on_the_way))
+            plan.assign(frozenset(on_the_way))
             return repair.run()
 
-    def _on_the_way(self, plan: "_Plan") -> dict[int, Wish]:
+    def _on_the_way(self, plan: Plan) -> dict[int, Wish]:
         """The wishes of kernels whose masks are chosen where they are fitted.
 
         By the ids of their variables.
@@ -158,9 +141,7 @@ class MaskUpdater:
             if not is_whole and id(weight.variable) in fitted
         }
 
-    def _plan(self, model, sparsity, progress) -> "_Plan":
-        """What is to be masked where."""
-        sparsity = schedules.validate_sparsity(sparsity)
+    def _planner(self, model, progress) -> Planner:
         layers = trainable_layers(model)
         if not any(layer.built for layer in layers):
             raise ValueError(
@@ -173,169 +154,34 @@ class MaskUpdater:
             observations = Observations(model, self._batches, self._loss)
         scorer = Scorer(self._criterion, _places(model), progress, observations)
         wishes = [
-            Wish(
-                layer, weights_of(layer), sparsity, self._granularity_of(layer)
-            )
+            Wish(layer, weights_of(layer), 0.0, self._granularity_of(layer))
             for layer in layers
         ]
         by_groups = [wish for wish in wishes if wish.goes_by_groups]
-        graph = self._read_graph(model) if by_groups else None
-        in_groups = [
-            graph is not None
-            and wish.goes_by_groups
-            and graph.has_layer(wish.layer.layer)
-            for wish in wishes
-        ]
-        # Where the allocation ranks groups no weight need be ranked for it.
-        if not (all(in_groups) and self._over_groups):
-            wishes = self._share_out(wishes, sparsity, scorer)
-        slices: Slices = {}
-        if graph is not None:
-            if len(by_groups) == len(wishes):
-                _check_any_free(model, graph, layers)
-            share_out = functools.partial(
-                self._share_out_groups, layers, sparsity, progress, graph
-            )
-            slices = choose_slices(graph, wishes, scorer, share_out)
-        return _Plan(model, wishes, in_groups, slices, scorer)
-
-    def _assign(self, plan: "_Plan", but: frozenset[int] = frozenset()) -> None:
-        """Sets the masks, but those of some variables, by their ids."""
-        updated = [
-            masks_of_layer(wish, plan.slices, plan.scorer, is_whole, but)
-            for wish, is_whole in zip(plan.wishes, plan.in_groups)
-        ]
-        # All or none: what fails above leaves the masks as they were.
-        for wish, of_layer in zip(plan.wishes, updated):
-            for name, mask in of_layer.items():
-                wish.layer.masks[name].assign(mask)
+        read = self._read_graph(model) if by_groups else None
+        if read is not None and len(by_groups) == len(wishes):
+            _check_any_free(model, read.channels, layers)
+        return Planner(model, wishes, scorer, self._allocation, read)
 
     def _granularity_of(self, layer) -> Granularity:
         if self._granularity is not None:
             return self._granularity
         return granularities.get(layer.granularity)
 
-    @property
-    def _over_groups(self) -> Callable | None:
-        return getattr(self._allocation, "over_groups", None)
-
-    def _share_out(self, wishes, sparsity, scorer) -> list["Wish"]:
-        """The wishes with the sparsities that the allocation gives them."""
-        layers = [wish.layer for wish in wishes]
-
-        def score(weight):
-            return scorer.scores_across(weight, sparsity)
-
-        shares = requests.answer(
-            self._allocation,
-            "allocation",
-            layers,
-            sparsity,
-            offers={
-                "progress": lambda: scorer.progress,
-                "scores": lambda: LazyScores(
-                    [wish.kernels for wish in wishes], score
-                ),
-            },
-        )
-        names = [layer.name for layer in layers]
-        found = _checked(
-            shares, names, "The allocation", f"each of the layers {names}"
-        )
-        return [
-            dataclasses.replace(wish, sparsity=share)
-            for wish, share in zip(wishes, found)
-        ]
-
-    def _share_out_groups(
-        self, layers, sparsity, progress, graph, classes
-    ) -> list[float]:
-        """The sparsity of each class of groups."""
-        if self._over_groups is None:
-            return [of_class.mean_sparsity() for of_class in classes]
-        makers = [
-            tuple({id(p.layer): p.layer for p in of_class.producers}.values())
-            for of_class in classes
-        ]
-        shares = requests.answer(
-            self._over_groups,
-            "allocation over groups",
-            [
-                np.repeat(of_class.scores, of_class.channels)
-                for of_class in classes
-            ],
-            sparsity,
-            offers={
-                "layers": lambda: layers,
-                "least": lambda: [of_class.least for of_class in classes],
-                "macs": lambda: GroupMacs(self._kernel_macs, graph, classes),
-                "makers": lambda: makers,
-                "progress": lambda: progress,
-            },
-        )
-        names = [" and ".join(layer.name for layer in of) for of in makers]
-        return _checked(
-            shares,
-            names,
-            "`over_groups` of the allocation",
-            f"each class of groups, those of {names}",
-        )
-
-    def _kernel_macs(self) -> dict[int, float | None]:
-        """The multiply-accumulates of the kernels, counted once a graph."""
-        if self._counts is None:
-            self._counts = kernel_macs(self._readable)
-        return self._counts
-
-    def _read_graph(self, model) -> ChannelGraph | None:
+    def _read_graph(self, model) -> ReadGraph | None:
         """The model's graph, `None` where it has none that can be read."""
         # A model that grew (Sequential.add) has another graph.
         of = keras_internals.graph_of(model) or model
         if of is not self._of:
             self._of = of
-            self._readable = readable_or_none(model)
-            self._graph = self._counts = None
-            if self._readable is not None:
-                self._graph = channel_graph(
-                    self._readable, pad_layer_norm=self._pad_layer_norm
+            found = readable_or_none(model)
+            self._read = None
+            if found is not None:
+                channels = channel_graph(
+                    found, pad_layer_norm=self._pad_layer_norm
                 )
-        return self._graph
-
-
-@dataclasses.dataclass(frozen=True)
-class _Plan:
-    """What is to be masked where.
-
-    Args:
-        model: The model.
-        wishes: List of `Wish`, one a layer.
-        in_groups: List of booleans: of which layers only groups go.
-        slices: Which slices stay.
-        scorer: The `Scorer`.
-    """
-
-    model: keras.Model
-    wishes: list[Wish]
-    in_groups: list[bool]
-    slices: Slices
-    scorer: Scorer
-
-
-def _checked(shares, names, who, each) -> list[float]:
-    """The sparsities that an allocation returns, if it returns such."""
-    is_list = isinstance(shares, Iterable) and not isinstance(
-        shares, (Mapping, str)
-    )
-    found = list(shares) if is_list else shares
-    if not isinstance(found, list) or len(found) != len(names):
-        raise ValueError(
-            f"{who} must return {len(names)} sparsities, one for {each}, in a "
-            f"list. Received: {found!r} (of type {type(shares).__name__})"
-        )
-    return [
-        schedules.validate_sparsity(share, f"sparsity of '{name}'")
-        for name, share in zip(names, found)
-    ]
+                self._read = ReadGraph(found, channels)
+        return self._read
 
 
 def _places(model) -> dict[int, tuple[int, int]]:

@@ -19,19 +19,17 @@ Member = Callable[[list[Binding]], list[np.ndarray | None]]
 
 @dataclasses.dataclass(frozen=True)
 class Producer:
-    """What a pruned layer makes, and how much of it is to go.
+    """What a pruned layer makes.
 
     Args:
         layer: The prunable layer.
         slots: Integer array: the slots that it makes.
-        sparsity: Float in `[0, 1)`.
         granularity: Callable that chooses: with the channels' scores as an
             array of shape `(1, channels)`.
     """
 
     layer: Any
     slots: np.ndarray
-    sparsity: float
     granularity: Callable
 
 
@@ -134,19 +132,13 @@ class GroupClass:
         ]
         return int(sum(needed)) or 1
 
-    def mean_sparsity(self) -> float:
-        """The mean of what was asked of the producers."""
-        return float(np.mean([p.sparsity for p in self.producers]))
-
 
 def choose(
-    graph: ChannelGraph,
-    scores: np.ndarray,
-    gone: np.ndarray,
-    producers: list[Producer],
-    share_out: Callable[[list[GroupClass]], list[float]],
+    classes: list[GroupClass],
+    shares: list[float],
     call: Callable,
-) -> np.ndarray:
+    keep: np.ndarray,
+) -> None:
     """Decides which groups stay.
 
     A sparsity applies to each class of groups that touch the same producers,
@@ -155,23 +147,15 @@ def choose(
     first where others are read.
 
     Args:
-        graph: The `ChannelGraph`.
-        scores: Float array: the score of each group.
-        gone: Boolean array: groups that are cut for good already; they stay
-            cut, and count.
-        producers: List of `Producer`.
-        share_out: Callable from a list of `GroupClass` to the sparsity of
-            each.
+        classes: List of `GroupClass`, as `find_classes` returns it.
+        shares: List of floats: the sparsity of each.
         call: Callable `(granularity, row, sparsity, of_group) -> mask`, which
             calls a granularity with the scores of channels as an array of
             shape `(1, channels)`; `of_group` is the group of each.
-
-    Returns:
-        Boolean array: True for the groups that stay.
+        keep: Boolean array, one value per group: set to whether it stays for
+            the groups of the classes.
     """
-    keep = np.ones(len(graph.groups), bool)
-    classes = _classes(graph, scores, gone, producers)
-    for of_class, sparsity in zip(classes, share_out(classes)):
+    for of_class, sparsity in zip(classes, shares):
         channels = of_class.channels
         row = _finite(of_class)
         of_channel = np.repeat(of_class.members, channels)
@@ -186,10 +170,26 @@ def choose(
             sparsity,
         )
         keep[of_class.members] = _whole_groups(mask, row, of_class)
-    return keep
 
 
-def _classes(graph, scores, gone, producers) -> list[GroupClass]:
+def find_classes(
+    graph: ChannelGraph,
+    scores: np.ndarray,
+    gone: np.ndarray,
+    producers: list[Producer],
+) -> list[GroupClass]:
+    """The classes of groups that can be cut.
+
+    Args:
+        graph: The `ChannelGraph`.
+        scores: Float array: the score of each group.
+        gone: Boolean array: groups that are cut for good already; they stay
+            cut, and count.
+        producers: List of `Producer`.
+
+    Returns:
+        List of `GroupClass`.
+    """
     groups = graph.groups
     classes = group_classes(groups, [p.slots for p in producers])
     wishes: dict[int, list[Producer]] = {}
