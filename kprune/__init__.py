@@ -17,6 +17,7 @@ from kprune import plots as plots
 from kprune import schedules as schedules
 from kprune import structure as structure
 from kprune import testing as testing
+from kprune.budgets import Budget as Budget
 from kprune.callbacks import PruningScheduler as PruningScheduler
 from kprune.conversion import make_prunable as make_prunable
 from kprune.exporting import ExportResult as ExportResult

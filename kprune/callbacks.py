@@ -8,8 +8,10 @@ import keras
 
 from kprune import schedules, shortfall
 from kprune.allocations import Allocation
+from kprune.budgets import Budget
 from kprune.criteria import Criterion
 from kprune.granularities import Granularity
+from kprune.meeting import Met
 from kprune.observing import samples
 from kprune.progress import Clock, Pruner, apply_masks
 from kprune.schedules import Schedule
@@ -46,8 +48,8 @@ class PruningScheduler(keras.callbacks.Callback):
     `keras.distillation.Distiller` it is the student that is pruned.
 
     Args:
-        schedule: How sparse, when: a float `s`, short for
-            `kprune.schedules.Polynomial(final_sparsity=s)`, or what else
+        schedule: How sparse, when: a float or a `kprune.Budget` `s`, short
+            for `kprune.schedules.Polynomial(final_sparsity=s)`, or what else
             `kprune.schedules.get` takes. The progress is the fraction of the
             planned training that is done: `(epoch + 1) / epochs` at the end
             of an epoch (counted from 0), or steps done / all steps.
@@ -86,7 +88,7 @@ class PruningScheduler(keras.callbacks.Callback):
 
     def __init__(
         self,
-        schedule: Schedule | float | str = 0.5,
+        schedule: Schedule | Budget | float | str = 0.5,
         *,
         criterion: Criterion | str = "magnitude",
         granularity: Granularity | str | None = None,
@@ -121,6 +123,11 @@ class PruningScheduler(keras.callbacks.Callback):
             )
 
     @property
+    def met(self) -> Met | None:
+        """`kprune.meeting.Met`: how the last `Budget` was met, if any."""
+        return self._pruner.met
+
+    @property
     def is_frozen(self) -> bool:
         """Boolean. Whether the masks of the training are final."""
         return self._pruner.is_frozen
@@ -139,13 +146,15 @@ class PruningScheduler(keras.callbacks.Callback):
         self._clock = Clock(self.params or {}, self.update_freq)
         self._check_schedule()
         self._pruner = self._new_pruner()
+        if self.model.built:
+            self._pruner.check(self.model)
 
     def _check_schedule(self) -> None:
         """Raises before the training does for what it would end with."""
         end = schedules.end(self.schedule)
         ends = map(self._clock.at_end_of, range(self._clock.epochs))
         for progress in (0.0, *(p for p in ends if p < end), end):
-            schedules.validate_sparsity(
+            schedules.validate_target(
                 self.schedule(progress),
                 f"sparsity of the schedule at progress {progress:.3g}",
             )
@@ -156,7 +165,7 @@ class PruningScheduler(keras.callbacks.Callback):
         self._untrained = 0.0
         if is_first and epoch > 0:
             self._resume(epoch)
-        elif is_first and self.schedule(0.0) > 0:
+        elif is_first and self.schedule(0.0) != 0:
             self._pruner.update(self.model, 0.0)
 
     def _resume(self, epoch: int) -> None:

@@ -48,22 +48,25 @@ class Plan:
         in_groups: List of booleans: of which layers only groups go.
         keep: Boolean array, one value per group of the graph: which stay;
             `None` where no groups are chosen.
-        slices: Which slices stay.
         scorer: The `Scorer`.
+        chooser: The `GroupChooser` that chose the groups, or `None`.
     """
 
     model: keras.Model
     sparsity: float
     wishes: list[Wish]
     in_groups: list[bool]
-    keep: np.ndarray | None
-    slices: Slices
+    keep: Any
     scorer: Scorer
+    chooser: GroupChooser | None = None
 
     def assign(self, but: frozenset[int] = frozenset()) -> None:
         """Sets the masks, but those of some variables, by their ids."""
+        slices: Slices = {}
+        if self.chooser is not None:
+            slices = self.chooser.slices(self.keep)
         updated = [
-            masks_of_layer(wish, self.slices, self.scorer, is_whole, but)
+            masks_of_layer(wish, slices, self.scorer, is_whole, but)
             for wish, is_whole in zip(self.wishes, self.in_groups)
         ]
         # All or none: what fails above leaves the masks as they were.
@@ -146,7 +149,6 @@ class Planner:
                 wishes,
                 self.in_groups,
                 None,
-                {},
                 self._scorer,
             )
         asked = requests.names(self._scorer.criterion, "criterion")
@@ -173,8 +175,8 @@ class Planner:
             wishes,
             self.in_groups,
             keep,
-            self._chooser.slices(keep),
             self._scorer,
+            self._chooser,
         )
 
     def _share_out(self, wishes, sparsity) -> list[Wish]:

@@ -7,8 +7,10 @@ import keras
 
 from kprune import schedules
 from kprune.allocations import Allocation
+from kprune.budgets import Budget
 from kprune.criteria import Criterion
 from kprune.granularities import Granularity
+from kprune.meeting import Met
 from kprune.schedules import Schedule
 from kprune.shortfall import warn_if_nothing_went
 from kprune.updating import MaskUpdater
@@ -38,8 +40,8 @@ class Pruner:
     A pruner is for one training of one model.
 
     Args:
-        schedule: How sparse, when: a float `s`, short for
-            `kprune.schedules.Polynomial(final_sparsity=s)`, or what else
+        schedule: How sparse, when: a float or a `kprune.Budget` `s`, short
+            for `kprune.schedules.Polynomial(final_sparsity=s)`, or what else
             `kprune.schedules.get` takes.
         criterion: Which weights matter; see `kprune.criteria.get`.
         granularity: In what shape weights go, for all layers; see
@@ -75,7 +77,7 @@ class Pruner:
 
     def __init__(
         self,
-        schedule: Schedule | float | str,
+        schedule: Schedule | Budget | float | str,
         *,
         criterion: Criterion | str = "magnitude",
         granularity: Granularity | str | None = None,
@@ -101,9 +103,26 @@ class Pruner:
         self.frozen_share: float | None = None
 
     @property
+    def met(self) -> Met | None:
+        """`kprune.meeting.Met`: how the last `Budget` was met, if any."""
+        return self._masks.met
+
+    @property
     def is_frozen(self) -> bool:
         """Boolean. Whether the masks are final."""
         return self.frozen_share is not None
+
+    def check(self, model: keras.Model) -> None:
+        """Raises before a training does for what it would end with.
+
+        Args:
+            model: A model with prunable layers.
+
+        Raises:
+            ValueError: If the schedule ends with a budget that no masks meet.
+        """
+        end = schedules.end(self.schedule)
+        self._masks.check(model, self.schedule(end))
 
     def update(self, model: keras.Model, progress: float) -> bool:
         """Sets the masks to what the schedule asks for.
@@ -126,8 +145,7 @@ class Pruner:
         ends = self._has_ended(progress)
         if ends:
             progress = max(progress, schedules.end(self.schedule))
-        sparsity = self.schedule(progress)
-        self._masks.update(model, sparsity, progress)
+        sparsity = self._masks.update(model, self.schedule(progress), progress)
         self._model, self.progress = model, progress
         if ends:
             self._freeze(model)
@@ -155,7 +173,11 @@ class Pruner:
         """
         self._check(model, progress)
         final = self.schedule(schedules.end(self.schedule))
-        is_reached = masked_share(model) >= final - 1e-3
+        # What a budget left is what it leaves again: what went has no weights.
+        is_reached = (
+            not isinstance(final, Budget)
+            and masked_share(model) >= final - 1e-3
+        )
         if not (is_reached and self._has_ended(progress)):
             return self.update(model, progress)
         self._model, self.progress = model, progress

@@ -6,6 +6,7 @@ import keras
 
 from kprune import shortfall
 from kprune.allocations import Allocation
+from kprune.budgets import Budget
 from kprune.criteria import Criterion
 from kprune.granularities import Granularity
 from kprune.reconstruction import Reconstruction
@@ -15,7 +16,7 @@ from kprune.wrappers import trainable_layers
 
 def prune(
     model: keras.Model,
-    sparsity: float,
+    sparsity: float | Budget,
     *,
     criterion: Criterion | str = "magnitude",
     granularity: Granularity | str | None = None,
@@ -39,7 +40,8 @@ def prune(
         sparsity: Float in `[0, 1)`. The fraction of zeros asked of each
             kernel; with `granularity="filter"` the fraction of its filters
             that go. Where all layers lose half of their filters a quarter of
-            the weights between them stays.
+            the weights between them stays. Or a `kprune.Budget`: how much of
+            the model may stay.
         criterion: Which weights matter; see `kprune.criteria.get`.
         granularity: In what shape weights go, for all layers; see
             `kprune.granularities.get`. `None` leaves it to each layer.
@@ -70,7 +72,8 @@ def prune(
 
     Raises:
         ValueError: If an argument is not valid, the model has no prunable
-            layers or is not built, or a weight is nan or infinite.
+            layers or is not built, a weight is nan or infinite, or the budget
+            cannot be reached.
 
     Example:
 
@@ -99,7 +102,7 @@ def prune(
 
 def set_masks(
     model: keras.Model,
-    sparsity: float,
+    sparsity: float | Budget,
     *,
     data: Any,
     reconstruct: bool,
@@ -132,11 +135,11 @@ def set_masks(
     before = shortfall.masked(layers)
     result = None
     if reconstruct:
-        result = updater.update_and_repair(model, sparsity)
+        reached, result = updater.update_and_repair(model, sparsity)
     else:
-        updater.update(model, sparsity)
+        reached = updater.update(model, sparsity)
     granularity = members["granularity"]
     # At the line that calls `prune`.
-    shortfall.warn_if_nothing_went(layers, sparsity, granularity, stacklevel=4)
+    shortfall.warn_if_nothing_went(layers, reached, granularity, stacklevel=4)
     shortfall.warn_if_some_came_back(before, stacklevel=4)
     return result

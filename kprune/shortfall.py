@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from kprune import granularities, schedules
+from kprune.budgets import Budget
 from kprune.granularities import Granularity
 from kprune.layers import PrunableLayer
 from kprune.received import is_real
@@ -132,10 +133,14 @@ def warn_of_early_end(
         f"Training ended at {progress:.3g} of the planned {epochs} epochs, "
         f"before the pruning schedule ended at {end:.3g}. The masks are not "
         f"final: {share:.3g} of the prunable weights are masked, and the "
-        f"schedule ends at {schedule(end):.3g}. Train longer, or let the "
+        f"schedule ends at {_said(schedule(end))}. Train longer, or let the "
         "schedule end sooner.",
         stacklevel=3,
     )
+
+
+def _said(target: float | Budget) -> str:
+    return str(target) if isinstance(target, Budget) else f"{target:.3g}"
 
 
 def warn_of_earlier_weights(now: float, final: float) -> None:

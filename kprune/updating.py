@@ -11,9 +11,12 @@ from kprune import (
     keras_internals,
 )
 from kprune.allocations import Allocation
+from kprune.budgets import Budget
 from kprune.choosing import Wish, mask_of
 from kprune.criteria import Criterion
 from kprune.granularities import Granularity
+from kprune.measuring.model_meter import ModelMeter
+from kprune.meeting import Met, check_reachable, meet
 from kprune.observing import requests, samples
 from kprune.observing.observations import Observations
 from kprune.planning import Plan, Planner, ReadGraph
@@ -79,23 +82,42 @@ class MaskUpdater:
         if self._granularity is not None:
             requests.names(self._granularity, "granularity")
         self._read: ReadGraph | None = None
+        self._meter: ModelMeter | None = None
         self._of: keras.Model | None = None
+        # How the last budget was met.
+        self.met: Met | None = None
 
     def update(
-        self, model: keras.Model, sparsity: float, progress: float = 1.0
-    ) -> None:
+        self, model: keras.Model, target: float | Budget, progress: float = 1.0
+    ) -> float:
         """Recomputes all masks once.
 
         Args:
             model: A model with prunable layers.
-            sparsity: Float in `[0, 1)`.
+            target: A sparsity, a float in `[0, 1)`, or a `Budget`.
             progress: Float in `[0, 1]`, for members that ask for it.
+
+        Returns:
+            Float: the sparsity that was shared out.
         """
-        self._planner(model, progress).at(sparsity).assign()
+        plan = self._plan(model, target, progress)
+        plan.assign()
+        return plan.sparsity
+
+    def check(self, model: keras.Model, target: float | Budget) -> None:
+        """Raises where a model cannot become what is asked for.
+
+        Args:
+            model: A model with prunable layers.
+            target: As `update` takes it.
+        """
+        if isinstance(target, Budget):
+            planner = self._planner(model, 1.0)
+            check_reachable(planner, target, self._meter_of(planner))
 
     def update_and_repair(
-        self, model: keras.Model, sparsity: float, verbose: int = 0
-    ) -> Reconstruction:
+        self, model: keras.Model, target: float | Budget, verbose: int = 0
+    ) -> tuple[float, Reconstruction]:
         """Recomputes all masks once, and fits what stays.
 
         A criterion that asks for `gram` chooses the mask of a kernel where
@@ -103,10 +125,13 @@ class MaskUpdater:
 
         Args:
             model: A model with prunable layers.
-            sparsity: Float in `[0, 1)`.
+            target: As `update` takes it.
             verbose: As `kprune.reconstruct` takes it.
+
+        Returns:
+            Tuple of the sparsity that was shared out and what was fitted.
         """
-        plan = self._planner(model, 1.0).at(sparsity)
+        plan = self._plan(model, target, 1.0)
         on_the_way = self._on_the_way(plan)
 
         def choose(site, gram, kernel):
@@ -119,7 +144,20 @@ class MaskUpdater:
         repair = Repair(model, self._batches, verbose=verbose, choose=choose)
         with all_or_nothing(model):
             plan.assign(frozenset(on_the_way))
-            return repair.run()
+            return plan.sparsity, repair.run()
+
+    def _plan(self, model, target, progress) -> Plan:
+        planner = self._planner(model, progress)
+        if not isinstance(target, Budget):
+            return planner.at(target)
+        plan, self.met = meet(planner, target, self._meter_of(planner))
+        return plan
+
+    def _meter_of(self, planner) -> ModelMeter:
+        """The meter of the model; it writes the dense file once."""
+        if self._meter is None or self._meter.read is not planner.read:
+            self._meter = ModelMeter(planner.model, planner.read, self._batches)
+        return self._meter
 
     def _on_the_way(self, plan: Plan) -> dict[int, Wish]:
         """The wishes of kernels whose masks are chosen where they are fitted.

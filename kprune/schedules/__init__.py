@@ -12,6 +12,7 @@ from kprune.schedules.contract import Schedule as Schedule
 from kprune.schedules.contract import end as end
 from kprune.schedules.contract import validate_progress as validate_progress
 from kprune.schedules.contract import validate_sparsity as validate_sparsity
+from kprune.schedules.contract import validate_target as validate_target
 from kprune.schedules.identifiers import get as get
 from kprune.schedules.joining import _Joined as _Joined  # as pickles name it
 from kprune.schedules.joining import join as join

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 
+from kprune.budgets import Budget
 from kprune.received import is_real
 
-Schedule = Callable[[float], float]
+Schedule = Callable[[float], float | Budget]
 
 
 def validate_sparsity(value: object, name: str = "sparsity") -> float:
@@ -37,6 +38,29 @@ def validate_sparsity(value: object, name: str = "sparsity") -> float:
             f"at least one weight has to stay. Received: {name}={value!r}"
         )
     return float(value)
+
+
+def validate_target(value: object, name: str = "sparsity") -> float | Budget:
+    """Returns `value`, or raises when it is no sparsity and no budget.
+
+    Args:
+        value: What to check.
+        name: String. The argument's name, for the message.
+
+    Returns:
+        Float in `[0, 1)`, or the `kprune.Budget`.
+
+    Raises:
+        ValueError: As `validate_sparsity` does.
+
+    Example:
+
+    >>> kprune.schedules.validate_target(kprune.Budget(macs=0.5)).macs
+    0.5
+    """
+    if isinstance(value, Budget):
+        return value
+    return validate_sparsity(value, name)
 
 
 def validate_progress(value: object, name: str = "progress") -> float:

@@ -3,6 +3,7 @@
 import numbers
 from collections.abc import Callable
 
+from kprune.budgets import Budget
 from kprune.schedules.contract import Schedule, validate_sparsity
 from kprune.schedules.jumps import Constant, OneShot
 from kprune.schedules.ramps import Cosine, Linear, Polynomial
@@ -16,11 +17,12 @@ _BUILT_IN: dict[str, Callable[[float], Schedule]] = {
 }
 
 
-def get(identifier: Schedule | float | str) -> Schedule:
+def get(identifier: Schedule | Budget | float | str) -> Schedule:
     """Returns the schedule that `identifier` stands for.
 
     Args:
-        identifier: A float `s`, short for `Polynomial(final_sparsity=s)`; the
+        identifier: A float or a `kprune.Budget` `s`, short for
+            `Polynomial(final_sparsity=s)`; the
             name of a built-in schedule, which then ends at a sparsity of 0.5;
             or a callable from progress to sparsity.
 
@@ -41,6 +43,8 @@ def get(identifier: Schedule | float | str) -> Schedule:
     if isinstance(identifier, numbers.Real):
         sparsity = validate_sparsity(identifier, "schedule")
         return Polynomial(final_sparsity=sparsity)
+    if isinstance(identifier, Budget):
+        return Polynomial(final_sparsity=identifier)
     if isinstance(identifier, type):
         name = identifier.__name__
         raise ValueError(

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterable, Sequence
 
+from kprune.budgets import Budget
 from kprune.schedules.contract import Schedule, end, validate_progress
 from kprune.schedules.identifiers import get
 
@@ -16,7 +17,7 @@ class _Joined:
     def end(self) -> float:
         return max(end(self.schedules[-1]), self.boundaries[-1])
 
-    def __call__(self, progress: float) -> float:
+    def __call__(self, progress: float) -> float | Budget:
         index = sum(progress >= boundary for boundary in self.boundaries)
         return self.schedules[index](progress)
 

@@ -2,9 +2,10 @@
 
 import dataclasses
 
+from kprune.budgets import Budget
 from kprune.schedules.contract import (
     validate_progress,
-    validate_sparsity,
+    validate_target,
     validate_window,
 )
 
@@ -14,7 +15,8 @@ class Constant:
     """The same sparsity from `begin` on; the mask may move until `end`.
 
     Args:
-        sparsity: Float in `[0, 1)`. The fraction of zeros.
+        sparsity: Float in `[0, 1)`, the fraction of zeros, or a
+            `kprune.Budget`.
         begin: Float in `[0, 1]`. The progress from which weights are pruned.
         end: Float in `[0, 1]`. The progress at which the masks are frozen.
 
@@ -25,16 +27,16 @@ class Constant:
     (0.0, 0.5, 0.5)
     """
 
-    sparsity: float
+    sparsity: float | Budget
     begin: float = 0.0
     end: float = 0.5
 
     def __post_init__(self):
-        validate_sparsity(self.sparsity)
+        validate_target(self.sparsity)
         validate_window(self.begin, self.end)
 
-    def __call__(self, progress: float) -> float:
-        return float(self.sparsity) if progress >= self.begin else 0.0
+    def __call__(self, progress: float) -> float | Budget:
+        return self.sparsity if progress >= self.begin else 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +44,8 @@ class OneShot:
     """Everything at once, and frozen from there on.
 
     Args:
-        sparsity: Float in `[0, 1)`. The fraction of zeros.
+        sparsity: Float in `[0, 1)`, the fraction of zeros, or a
+            `kprune.Budget`.
         at: Float in `[0, 1]`. The progress at which weights are pruned.
 
     Example:
@@ -52,11 +55,11 @@ class OneShot:
     (0.0, 0.8)
     """
 
-    sparsity: float
+    sparsity: float | Budget
     at: float = 0.5
 
     def __post_init__(self):
-        validate_sparsity(self.sparsity)
+        validate_target(self.sparsity)
         validate_progress(self.at, "at")
 
     @property
@@ -64,5 +67,5 @@ class OneShot:
         """Float. The progress at which the masks are frozen."""
         return self.at
 
-    def __call__(self, progress: float) -> float:
-        return float(self.sparsity) if progress >= self.at else 0.0
+    def __call__(self, progress: float) -> float | Budget:
+        return self.sparsity if progress >= self.at else 0.0

@@ -3,31 +3,46 @@
 import dataclasses
 import math
 
+from kprune.budgets import Budget
 from kprune.received import is_real
-from kprune.schedules.contract import validate_sparsity, validate_window
+from kprune.schedules.contract import (
+    validate_sparsity,
+    validate_target,
+    validate_window,
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Ramp:
     """From `initial_sparsity` at `begin` to `final_sparsity` at `end`."""
 
-    final_sparsity: float
+    final_sparsity: float | Budget
     initial_sparsity: float = 0.0
     begin: float = 0.0
     end: float = 0.5
 
     def __post_init__(self):
-        validate_sparsity(self.final_sparsity, "final_sparsity")
+        validate_target(self.final_sparsity, "final_sparsity")
         validate_sparsity(self.initial_sparsity, "initial_sparsity")
+        if isinstance(self.final_sparsity, Budget) and self.initial_sparsity:
+            raise ValueError(
+                "The way to a budget begins at the dense model: leave out "
+                f"`initial_sparsity`. Received: {self.initial_sparsity!r}"
+            )
         validate_window(self.begin, self.end)
 
-    def __call__(self, progress: float) -> float:
+    def __call__(self, progress: float) -> float | Budget:
         if progress >= self.end:
-            return float(self.final_sparsity)
-        if progress <= self.begin:
-            return float(self.initial_sparsity)
-        position = (progress - self.begin) / (self.end - self.begin)
-        left = self._left(position)
+            left = 0.0
+        elif progress <= self.begin:
+            left = 1.0
+        else:
+            position = (progress - self.begin) / (self.end - self.begin)
+            left = self._left(position)
+        if isinstance(self.final_sparsity, Budget):
+            return self.final_sparsity.at(1.0 - left)
+        if left in (0.0, 1.0):
+            return float(self.initial_sparsity if left else self.final_sparsity)
         span = self.initial_sparsity - self.final_sparsity
         return float(self.final_sparsity + span * left)
 
@@ -45,7 +60,8 @@ class Polynomial(_Ramp):
     pruned unless `initial_sparsity` says otherwise.
 
     Args:
-        final_sparsity: Float in `[0, 1)`. The sparsity from `end` on.
+        final_sparsity: Float in `[0, 1)`, or a `kprune.Budget`. The sparsity
+            from `end` on.
         initial_sparsity: Float in `[0, 1)`. The sparsity up to `begin`.
         begin: Float in `[0, 1]`. The progress at which the sparsity starts
             to grow.
@@ -83,7 +99,8 @@ class Linear(_Ramp):
     """The sparsity grows in a straight line from `begin` to `end`.
 
     Args:
-        final_sparsity: Float in `[0, 1)`. The sparsity from `end` on.
+        final_sparsity: Float in `[0, 1)`, or a `kprune.Budget`. The sparsity
+            from `end` on.
         initial_sparsity: Float in `[0, 1)`. The sparsity up to `begin`.
         begin: Float in `[0, 1]`. The progress at which the sparsity starts
             to grow.
@@ -106,7 +123,8 @@ class Cosine(_Ramp):
     """The sparsity grows along half a cosine: slow, fast, slow.
 
     Args:
-        final_sparsity: Float in `[0, 1)`. The sparsity from `end` on.
+        final_sparsity: Float in `[0, 1)`, or a `kprune.Budget`. The sparsity
+            from `end` on.
         initial_sparsity: Float in `[0, 1)`. The sparsity up to `begin`.
         begin: Float in `[0, 1]`. The progress at which the sparsity starts
             to grow.

@@ -27,12 +27,15 @@ class ChannelGraph:
         merges: Tuple of `Merge`: which calls make one tensor of several.
         visited: Frozen set of the ids of the layers that are in the graph,
             those without channels too.
+        padded: Frozen set of the ids of the layers that pad what is left of
+            their inputs, so that their weights keep their length.
     """
 
     groups: Groups
     bindings: tuple[Binding, ...]
     merges: tuple[Merge, ...]
     visited: frozenset
+    padded: frozenset = frozenset()
 
     def has_layer(self, layer: Any) -> bool:
         """Whether a layer is in the graph, and not hidden in another layer."""
@@ -147,6 +150,7 @@ def channel_graph(
         tuple(walk.bindings.values()),
         tuple(walk.merges),
         frozenset(walk.visited),
+        frozenset(walk.padded),
     )
 
 

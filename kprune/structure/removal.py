@@ -1,8 +1,11 @@
 """Removing channels that nothing depends on, exactly."""
 
+import math
+
 import keras
 import numpy as np
 
+from kprune import keras_internals
 from kprune.prunable import PrunableWeight, prunable_layers, unwrapped
 from kprune.structure import flattening
 from kprune.structure.cloning import clone, padded
@@ -92,6 +95,7 @@ class Removal:
     """
 
     def __init__(self, model: keras.Model):
+        self._model = model
         self._walk = Walk(model, weigh=True)
         self._groups = self._walk.table.solve()
         self._folding = _grouped(self._walk.readings, lambda r: id(r.bias))
@@ -212,6 +216,33 @@ class Removal:
             if kept < len(slots):
                 array = array * factor(len(slots), kept)
         return self.cut(variable, array.astype(dtype, copy=False))
+
+    def parameters(self) -> int:
+        """How many weights the smaller model has."""
+        variables = {
+            id(variable): variable
+            for layer in keras_internals.sublayers(self._model)
+            for variable in unwrapped(layer).weights
+        }
+        masks = {
+            id(mask)
+            for layer in prunable_layers(self._model)
+            for mask in layer.masks.values()
+        }
+        return sum(
+            math.prod(self._shape(variable))
+            for key, variable in variables.items()
+            if key not in masks
+        )
+
+    def _shape(self, variable) -> list[int]:
+        shape = list(variable.shape)
+        for axis in range(len(shape)):
+            binding = self._walk.bindings.get((id(variable), axis))
+            if binding is None or id(binding.layer) in self._walk.padded:
+                continue
+            shape[axis] = int(np.count_nonzero(self._keep[binding.slots]))
+        return shape
 
     def cut(self, variable, array: np.ndarray) -> np.ndarray:
         """An array of a variable's shape without the channels that go."""
