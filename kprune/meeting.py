@@ -3,7 +3,7 @@
 import dataclasses
 import io
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,9 @@ _STEPS = 40
 # How many models are built or written to meet what cannot be counted, and how
 # near is near enough.
 _TRIALS = 6
-_NEAR = 0.01
+_NEAR, _AIM = 0.01, -0.005
+# Sparsities that make no difference.
+_CLOSE = 1e-4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,28 +206,37 @@ class _Search:
         low = self._planner.at(0.0)
         if self._fits(low):
             return low
-        high = self.most(self._meter.of)
+        return self._largest(self._fits, low, self.most(self._meter.of))
+
+    def _fits(self, plan: Plan) -> bool:
+        return self.excess(self._meter.of(plan)) <= 0
+
+    def _largest(
+        self, fits: Callable[[Plan], bool], low: Plan, high: Plan
+    ) -> Plan:
+        """The largest plan that fits, between one that does not and one."""
         for _ in range(_STEPS):
             middle = self._planner.at((low.sparsity + high.sparsity) / 2)
-            if self._fits(middle):
+            if fits(middle):
                 high = middle
             else:
                 low = middle
             if self._are_neighbours(low, high):
                 break
-        return self._filled(low, high)
-
-    def _fits(self, plan: Plan) -> bool:
-        return self.excess(self._meter.of(plan)) <= 0
+        return self._filled(fits, low, high)
 
     def _are_neighbours(self, low: Plan, high: Plan) -> bool:
+        if low.keep is None:
+            return high.sparsity - low.sparsity < _CLOSE
         apart = low.keep != high.keep
         return all(
             np.count_nonzero(apart[of_class.members]) <= 1
             for of_class in self._planner.classes
         )
 
-    def _filled(self, low: Plan, high: Plan) -> Plan:
+    def _filled(
+        self, fits: Callable[[Plan], bool], low: Plan, high: Plan
+    ) -> Plan:
         """The plan that fits, with what fits of the next larger one.
 
         Where many layers are of one size they all lose a filter at the same
@@ -242,7 +253,7 @@ class _Search:
             keep = plan.keep.copy()
             keep[of_class.members] = low.keep[of_class.members]
             larger = self._planner.with_groups(plan, keep)
-            if self._fits(larger):
+            if fits(larger):
                 plan = larger
         return plan
 
@@ -264,7 +275,9 @@ class _Search:
         left, below, best = 0.0, -1.0, None
         for _ in range(_TRIALS):
             size = self._size(low)
-            wanted = left + (size - left) * below / (below - above)
+            # In the middle of what is near enough.
+            part = (below - _AIM) / (below - above)
+            wanted = left + (size - left) * part
             plan = self._of_size(wanted, low, best)
             if plan is None:
                 break
@@ -275,7 +288,7 @@ class _Search:
                 below /= 2 if best is not None else 1
             else:
                 best, reached = plan, found
-                left, below = self._size(plan), min(excess, -1e-6)
+                left, below = self._size(plan), min(excess, 2 * _AIM)
                 above /= 2
             if -_NEAR <= excess <= 0:
                 break
@@ -299,16 +312,14 @@ class _Search:
 
         `None` where there is none that differs from both.
         """
-        first, last = low.sparsity, _MOST if high is None else high.sparsity
-        plan = self._planner.at(last)
-        for _ in range(_STEPS):
-            middle = self._planner.at((first + last) / 2)
-            if self._size(middle) <= size:
-                last, plan = (first + last) / 2, middle
-            else:
-                first = (first + last) / 2
-            if last - first < 1e-4:
-                break
+        first = self._planner.at(0.0)
+        last = self._planner.at(_MOST)
+        if self._size(last) > size:
+            plan = last
+        else:
+            plan = self._largest(
+                lambda plan: self._size(plan) <= size, first, last
+            )
         known = [low] if high is None else [low, high]
         if any(_is_same(plan, other) for other in known):
             return None
@@ -317,5 +328,5 @@ class _Search:
 
 def _is_same(plan: Plan, other: Plan) -> bool:
     if plan.keep is None:
-        return abs(plan.sparsity - other.sparsity) < 1e-3
+        return abs(plan.sparsity - other.sparsity) < _CLOSE
     return np.array_equal(plan.keep, other.keep)

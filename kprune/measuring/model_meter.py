@@ -41,9 +41,9 @@ class ModelMeter:
         self._counts = None
         if read is not None:
             self._counts = GroupCounts(read.model, read.channels)
-        # The dense file is written once.
-        self._folder = tempfile.TemporaryDirectory()
+        # The dense file is written once: what it is, and itself.
         self._of_file: dict[str, float] = {}
+        self._dense_file = b""
 
     @property
     def counts_macs(self) -> bool:
@@ -71,12 +71,16 @@ class ModelMeter:
                 "for another key."
             )
         if self.writes(budget) and not self._of_file:
-            with self._masks(lambda: self._lift()):
-                self._of_file = self._written(budget, self._dense_file(budget))
-            if budget.latency is not None:
-                path = self._dense_file(budget)
-                timed = latency.measure(path, path, rounds=20)
-                self._of_file["latency"] = 1e3 * timed.seconds
+            with (
+                tempfile.TemporaryDirectory() as folder,
+                self._masks(self._lift),
+            ):
+                path = pathlib.Path(folder) / f"dense.{budget.format}"
+                self._of_file = self._written(budget, path)
+                if budget.latency is not None:
+                    self._dense_file = path.read_bytes()
+                    timed = latency.measure(path, path, rounds=20)
+                    self._of_file["latency"] = 1e3 * timed.seconds
         return {**found, **self._of_file}
 
     def of(self, plan: Plan) -> dict[str, Any]:
@@ -142,17 +146,22 @@ class ModelMeter:
             to a number; `"spread"` to the `kprune.tflite.latency.Ratio` of
             the latency to the dense file's.
         """
-        with self._masks(plan.assign):
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            self._masks(plan.assign),
+        ):
             counted = cost(strip(self._model))
             found: dict[str, Any] = {
                 "parameters": counted.parameters,
                 "macs": counted.macs,
             }
             if self.writes(budget):
-                path = self._path(budget, "pruned")
+                path = pathlib.Path(folder) / f"pruned.{budget.format}"
                 found.update(self._written(budget, path))
                 if budget.latency is not None:
-                    timed = latency.measure(path, self._dense_file(budget))
+                    dense_path = pathlib.Path(folder) / "dense.tflite"
+                    dense_path.write_bytes(self._dense_file)
+                    timed = latency.measure(path, dense_path)
                     found["spread"] = timed.ratio
                     dense = self._of_file["latency"]
                     found["latency"] = timed.ratio.median * dense
@@ -169,13 +178,6 @@ class ModelMeter:
             and (lambda: (batch.x for batch in batches)),
         )
         return {"bytes": result.bytes, "gzip_bytes": result.gzip_bytes}
-
-    def _dense_file(self, budget) -> pathlib.Path:
-        return self._path(budget, "dense")
-
-    def _path(self, budget, name) -> pathlib.Path:
-        suffix = "" if budget.format == "saved_model" else f".{budget.format}"
-        return pathlib.Path(self._folder.name) / f"{name}{suffix}"
 
     @contextlib.contextmanager
     def _masks(self, assign) -> Iterator[None]:
