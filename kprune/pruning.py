@@ -24,6 +24,7 @@ def prune(
     loss: Any = None,
     reconstruct: bool = False,
     pad_layer_norm: bool = False,
+    verbose: int = 0,
 ) -> keras.Model:
     """Recomputes all masks of a model once, in place.
 
@@ -64,6 +65,8 @@ def prune(
             name, which pads what is left with zeros to the old width,
             normalizes, and slices. That costs time at each of them, and their
             weights keep their length.
+        verbose: 0 is silent, 1 shows a progress bar while what stays is
+            fitted.
 
     Returns:
         The model.
@@ -93,6 +96,7 @@ def prune(
         loss=loss,
         reconstruct=reconstruct,
         pad_layer_norm=pad_layer_norm,
+        verbose=verbose,
     )
     return model
 
@@ -103,6 +107,7 @@ def set_masks(
     *,
     data: Any,
     reconstruct: bool,
+    verbose: int,
     **members: Any,
 ) -> Reconstruction | None:
     """Does what `prune` does, and returns what was reconstructed.
@@ -112,6 +117,7 @@ def set_masks(
         sparsity: As `prune` takes it.
         data: As `prune` takes it.
         reconstruct: As `prune` takes it.
+        verbose: As `prune` takes it.
         **members: The other arguments of `prune`.
 
     Returns:
@@ -132,7 +138,7 @@ def set_masks(
     before = shortfall.masked(layers)
     result = None
     if reconstruct:
-        result = updater.update_and_repair(model, sparsity)
+        result = updater.update_and_repair(model, sparsity, verbose)
     else:
         updater.update(model, sparsity)
     granularity = members["granularity"]

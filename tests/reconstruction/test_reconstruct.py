@@ -300,6 +300,15 @@ def test_it_is_repeatable_and_reads_no_labels():
             np.testing.assert_array_equal(one, two)
 
 
+@pytest.mark.parametrize("verbose", [0, 1])
+def test_a_bar_is_shown_where_it_is_asked_for(capsys, verbose):
+    model, x = MODELS["dense"][0](), _related(64, 6)
+    how = {"granularity": "unstructured", "verbose": verbose}
+    kprune.prune(model, 0.5, data=x, reconstruct=True, **how)
+    shown = capsys.readouterr().out
+    assert ("2/2" in shown) if verbose else not shown
+
+
 def test_a_dense_model_can_be_given():
     model = _model(layers.Dense(8, "relu"), layers.Dense(3), shape=(6,))
     dense = keras.models.clone_model(model)
