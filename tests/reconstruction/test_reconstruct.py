@@ -380,7 +380,8 @@ def test_a_fit_that_does_not_help_is_not_taken():
     x = np.zeros((64, 200), "float32")
     x[np.arange(64), np.arange(64)] = 1.0
     x[7::8] = np.random.default_rng(0).normal(size=(8, 200))
-    result = kprune.reconstruct(model, x)
+    with pytest.warns(UserWarning, match="'dense' 56 for 200 inputs"):
+        result = kprune.reconstruct(model, x)
     (layer,) = result.layers
     assert layer.after == layer.before
     np.testing.assert_array_equal(weight.masked(), before)
