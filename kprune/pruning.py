@@ -25,6 +25,7 @@ def prune(
     loss: Any = None,
     reconstruct: bool = False,
     pad_layer_norm: bool = False,
+    verbose: int = 0,
 ) -> keras.Model:
     """Recomputes all masks of a model once, in place.
 
@@ -66,6 +67,8 @@ def prune(
             name, which pads what is left with zeros to the old width,
             normalizes, and slices. That costs time at each of them, and their
             weights keep their length.
+        verbose: 0 is silent, 1 shows a progress bar while what stays is
+            fitted.
 
     Returns:
         The model.
@@ -96,6 +99,7 @@ def prune(
         loss=loss,
         reconstruct=reconstruct,
         pad_layer_norm=pad_layer_norm,
+        verbose=verbose,
     )
     return model
 
@@ -106,6 +110,7 @@ def set_masks(
     *,
     data: Any,
     reconstruct: bool,
+    verbose: int,
     **members: Any,
 ) -> Reconstruction | None:
     """Does what `prune` does, and returns what was reconstructed.
@@ -115,6 +120,7 @@ def set_masks(
         sparsity: As `prune` takes it.
         data: As `prune` takes it.
         reconstruct: As `prune` takes it.
+        verbose: As `prune` takes it.
         **members: The other arguments of `prune`.
 
     Returns:
@@ -135,7 +141,7 @@ def set_masks(
     before = shortfall.masked(layers)
     result = None
     if reconstruct:
-        reached, result = updater.update_and_repair(model, sparsity)
+        reached, result = updater.update_and_repair(model, sparsity, verbose)
     else:
         reached = updater.update(model, sparsity)
     granularity = members["granularity"]

@@ -1,5 +1,6 @@
 """The command `kprune`: files in, files and tables out, exit codes."""
 
+import io
 import json
 import os
 import pathlib
@@ -214,6 +215,22 @@ def test_prune_fits_what_stays_and_exports(folder, capsys):
     assert np.mean((fitted - dense) ** 2) < np.mean((masks_only - dense) ** 2)
     assert main([*arguments, "--data", "many.npy", "--force"]) == 0
     assert "Reconstructed from 96 samples" in capsys.readouterr().out
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_prune_shows_a_terminal_how_many_layers_are_fitted(
+    folder, capsys, monkeypatch
+):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    arguments = ["prune", "dense.keras", "small.keras", *HALF_OF_THE_FILTERS]
+    told = run(capsys, *arguments, "--data", "many.npy")  # JSON alone
+    assert len(told["reconstruction"]["layers"]) == 2
+    assert "2/2" in terminal.getvalue()
 
 
 @pytest.mark.parametrize(

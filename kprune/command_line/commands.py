@@ -105,16 +105,18 @@ def prune(options, steps):
 
     def pruned(model):
         model = make_prunable(model)
-        result = pruning.set_masks(
-            model,
-            options.sparsity,
-            criterion=options.criterion,
-            granularity=options.granularity,
-            allocation=options.allocation,
-            data=data,
-            loss=options.loss,
-            reconstruct=data is not None and options.reconstruct,
-        )
+        with steps.giving_way() as verbose:
+            result = pruning.set_masks(
+                model,
+                options.sparsity,
+                criterion=options.criterion,
+                granularity=options.granularity,
+                allocation=options.allocation,
+                data=data,
+                loss=options.loss,
+                reconstruct=data is not None and options.reconstruct,
+                verbose=verbose,
+            )
         if result is not None:
             repairs.append(result)
         return model

@@ -1,5 +1,9 @@
 """Showing how far a command is."""
 
+import contextlib
+import sys
+from collections.abc import Iterator
+
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -33,3 +37,16 @@ class Steps:
         self._progress.update(
             self._progress.task_ids[0], description=description, advance=1
         )
+
+    @contextlib.contextmanager
+    def giving_way(self) -> Iterator[int]:
+        """Leaves its place to a bar of Keras's, for the time of the context.
+
+        Yields:
+            Integer. The `verbose` to pass: 1 on a terminal, else 0.
+        """
+        self._progress.stop()
+        # What a command found goes to standard output, and nothing else.
+        with contextlib.redirect_stdout(sys.stderr):
+            yield int(not self._progress.disable)
+        self._progress.start()

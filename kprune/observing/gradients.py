@@ -59,7 +59,8 @@ def compiled(function: Callable) -> Callable:
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        return tf.function(function)
+        # As Keras's own training step.
+        return tf.function(function, autograph=False)
     if keras.backend.backend() == "jax":
         import jax
 

@@ -12,6 +12,7 @@ from kprune import weights
 from kprune.keras_internals import sublayers
 from kprune.observing import gradients, kernels, linear
 from kprune.observing.linear import LinearMap
+from kprune.observing.losses import ModelLoss
 from kprune.observing.samples import Batch, call
 from kprune.observing.watching import step_by_step, watching
 from kprune.prunable import (
@@ -238,7 +239,7 @@ class Observations:
 
     @functools.cached_property
     def _gradients(self) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-        self._check_loss()
+        total_loss = ModelLoss(self.model, self._loss, self._batches)
         variables = [w.variable for w in prunable_weights(self.model)]
         counts = {id(v): value for v, value in self._as_it_counts()}
         values = [counts.pop(id(variable)) for variable in variables]
@@ -253,7 +254,7 @@ class Observations:
                 scope = keras.StatelessScope([*zip(variables, values), *rest])
                 scope.collect_losses = True
                 with scope:
-                    return self._total_loss(x, y, sample_weight)
+                    return total_loss(x, y, sample_weight)
 
             return gradients.gradients(loss, values)
 
@@ -267,35 +268,17 @@ class Observations:
                 gradient = gradient.astype(np.float64)
                 mean += gradient
                 square += np.square(gradient)
+        if not all(np.isfinite(mean).all() for mean, _ in sums):
+            raise ValueError(
+                "The loss has gradients that are nan or infinite on `data`. "
+                "Look for nan in its targets and sample weights, and in the "
+                f"weights of model '{self.model.name}'."
+            )
         count = len(self._batches)
         return {
             id(variable): (mean / count, square / count)
             for variable, (mean, square) in zip(variables, sums)
         }
-
-    def _total_loss(self, x, y, sample_weight):
-        predicted = call(self.model, x)
-        if self._loss is None:
-            return self.model.compute_loss(x, y, predicted, sample_weight)
-        of_targets = keras.losses.get(self._loss)
-        if isinstance(of_targets, keras.losses.Loss):
-            total = of_targets(y, predicted, sample_weight=sample_weight)
-        else:
-            total = keras.ops.mean(of_targets(y, predicted))
-        return sum(self.model.losses, start=total)
-
-    def _check_loss(self) -> None:
-        if self._loss is None and not self.model.compiled:
-            raise ValueError(
-                f"Gradients need a loss, and model '{self.model.name}' is not "
-                "compiled. Compile it, or pass `loss=`."
-            )
-        has_loss = self._loss is not None or self.model.loss is not None
-        if has_loss and any(batch.y is None for batch in self._batches):
-            raise ValueError(
-                "Gradients need targets, and `data` has none. Pass "
-                "`data=(x, y)`, or batches of such tuples."
-            )
 
 
 def of_names(

@@ -107,6 +107,7 @@ class Repair:
             [of_dense for _, of_dense in pairs],
             self._batches,
         )
+        self._warn_of_few_rows(pairs)
         bar = keras.utils.Progbar(
             len(pairs), verbose=self._verbose, unit_name="layer"
         )
@@ -148,7 +149,11 @@ class Repair:
             if weight.mask is not None:
                 gone = ~weights.to_numpy(weight.mask)
                 masked |= bool(gone.any())
-                lost |= bool(gone.any()) and not weight.value()[gone].any()
+                # A kernel of zeros says nothing: it was made of zeros.
+                value = weight.value()
+                lost |= bool(gone.any() and value.any()) and not (
+                    value[gone].any()
+                )
         if lost or not masked:
             what = (
                 "what was masked is zero in it already"
@@ -159,6 +164,24 @@ class Repair:
                 f"There is no dense model to fit '{self._model.name}' to: "
                 f"{what}. Pass `dense=`, the model before it was pruned, or "
                 "prune it with `kprune.prune(..., reconstruct=True)`."
+            )
+
+    def _warn_of_few_rows(self, pairs: list[tuple[Site, Site]]) -> None:
+        if sum(map(len, self._batches)) < _FEW:
+            return  # That was said.
+        few = []
+        for site, of_dense in pairs:
+            if isinstance(site, KernelSite):
+                inputs, rows = site.map.shape[1], self._wanted.rows(of_dense)
+                if rows < inputs:
+                    few.append(f"'{site.name}' {rows:,} for {inputs:,} inputs")
+        if few:
+            more = f" and {len(few) - 5} layers more" if len(few) > 5 else ""
+            warnings.warn(
+                "`data` has fewer rows than some layers have inputs: "
+                f"{', '.join(few[:5])}{more}. What the rows do not say damping "
+                "leaves as it was; more samples fit these layers better.",
+                stacklevel=4,
             )
 
     def _left_alone(self, seen: Seen) -> list[LayerRepair]:
@@ -397,7 +420,7 @@ def _check_alike(seen: Seen, teacher: Seen) -> None:
     different = next(
         (
             f"'{site.name}' of shape {_shape(site)[1]} where the dense model "
-            f"has {_shape(other)[1]}"
+            f"has '{other.name}' of shape {_shape(other)[1]}"
             for site, other in zip(seen.sites, teacher.sites)
             if _shape(site) != _shape(other)
         ),
@@ -406,7 +429,8 @@ def _check_alike(seen: Seen, teacher: Seen) -> None:
     raise ValueError(
         "`dense` must have the layers of `model`, of the same shapes and in "
         f"the same order. Received: {different}. Reconstruct before "
-        "`kprune.strip` removes channels."
+        "`kprune.strip` removes channels, and before `quantize` or "
+        "`enable_lora`, after which a layer is no longer pruned."
     )
 
 

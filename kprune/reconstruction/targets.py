@@ -85,6 +85,14 @@ class Targets:
         """
         return self._outputs[id(site), part, place].astype(np.float64)
 
+    def rows(self, site: Site) -> int:
+        """How many rows of inputs a kernel is fitted to."""
+        return sum(
+            outputs.shape[1]
+            for (of, part, _), outputs in self._outputs.items()
+            if of == id(site) and part == FIT
+        )
+
     def statistics(self, site: Site) -> Statistics:
         """Those of what a BatchNormalization of the dense model reads."""
         return self._statistics[id(site)]

@@ -300,6 +300,15 @@ def test_it_is_repeatable_and_reads_no_labels():
             np.testing.assert_array_equal(one, two)
 
 
+@pytest.mark.parametrize("verbose", [0, 1])
+def test_a_bar_is_shown_where_it_is_asked_for(capsys, verbose):
+    model, x = MODELS["dense"][0](), _related(64, 6)
+    how = {"granularity": "unstructured", "verbose": verbose}
+    kprune.prune(model, 0.5, data=x, reconstruct=True, **how)
+    shown = capsys.readouterr().out
+    assert ("2/2" in shown) if verbose else not shown
+
+
 def test_a_dense_model_can_be_given():
     model = _model(layers.Dense(8, "relu"), layers.Dense(3), shape=(6,))
     dense = keras.models.clone_model(model)
@@ -371,7 +380,8 @@ def test_a_fit_that_does_not_help_is_not_taken():
     x = np.zeros((64, 200), "float32")
     x[np.arange(64), np.arange(64)] = 1.0
     x[7::8] = np.random.default_rng(0).normal(size=(8, 200))
-    result = kprune.reconstruct(model, x)
+    with pytest.warns(UserWarning, match="'dense' 56 for 200 inputs"):
+        result = kprune.reconstruct(model, x)
     (layer,) = result.layers
     assert layer.after == layer.before
     np.testing.assert_array_equal(weight.masked(), before)
