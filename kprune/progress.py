@@ -1,6 +1,7 @@
 """The clock: how much of a training is done, and when masks are frozen."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -79,7 +80,7 @@ class Pruner:
         *,
         criterion: Criterion | str = "magnitude",
         granularity: Granularity | str | None = None,
-        allocation: Allocation | str = "uniform",
+        allocation: Allocation | Mapping[str, float] | str = "uniform",
         data: Any = None,
         loss: Any = None,
         pad_layer_norm: bool = False,
@@ -127,7 +128,8 @@ class Pruner:
         if ends:
             progress = max(progress, schedules.end(self.schedule))
         sparsity = self.schedule(progress)
-        self._masks.update(model, sparsity, progress)
+        final = self.schedule(schedules.end(self.schedule))
+        self._masks.update(model, sparsity, progress, final)
         self._model, self.progress = model, progress
         if ends:
             self._freeze(model)

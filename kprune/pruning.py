@@ -1,5 +1,6 @@
 """`prune`: sets the masks of a model once."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -19,7 +20,7 @@ def prune(
     *,
     criterion: Criterion | str = "magnitude",
     granularity: Granularity | str | None = None,
-    allocation: Allocation | str = "uniform",
+    allocation: Allocation | Mapping[str, float] | str = "uniform",
     data: Any = None,
     loss: Any = None,
     reconstruct: bool = False,
@@ -44,7 +45,8 @@ def prune(
         granularity: In what shape weights go, for all layers; see
             `kprune.granularities.get`. `None` leaves it to each layer.
         allocation: How the sparsity is shared out; see
-            `kprune.allocations.get`.
+            `kprune.allocations.get`. `{"conv1": 0.2}` gives single layers
+            their own.
         data: Samples, for criteria that ask for what is computed from them:
             what `fit` takes, see `kprune.observing.samples.read`. Some hundred
             are enough; at most 64 batches are read. Several processes that

@@ -59,7 +59,7 @@ class MaskUpdater:
         self,
         criterion: Criterion | str = "magnitude",
         granularity: Granularity | str | None = None,
-        allocation: Allocation | str = "uniform",
+        allocation: Allocation | Mapping[str, float] | str = "uniform",
         *,
         data: Any = None,
         loss: Any = None,
@@ -99,7 +99,11 @@ class MaskUpdater:
         self._of: keras.Model | None = None
 
     def update(
-        self, model: keras.Model, sparsity: float, progress: float = 1.0
+        self,
+        model: keras.Model,
+        sparsity: float,
+        progress: float = 1.0,
+        final: float | None = None,
     ) -> None:
         """Recomputes all masks once.
 
@@ -107,8 +111,10 @@ class MaskUpdater:
             model: A model with prunable layers.
             sparsity: Float in `[0, 1)`.
             progress: Float in `[0, 1]`, for members that ask for it.
+            final: Float. The sparsity that the schedule ends with, `None` for
+                this one; likewise.
         """
-        self._assign(self._plan(model, sparsity, progress))
+        self._assign(self._plan(model, sparsity, progress, final))
 
     def update_and_repair(
         self, model: keras.Model, sparsity: float, verbose: int = 0
@@ -158,9 +164,10 @@ class MaskUpdater:
             if not is_whole and id(weight.variable) in fitted
         }
 
-    def _plan(self, model, sparsity, progress) -> "_Plan":
+    def _plan(self, model, sparsity, progress, final=None) -> "_Plan":
         """What is to be masked where."""
         sparsity = schedules.validate_sparsity(sparsity)
+        final = sparsity if final is None else final
         layers = trainable_layers(model)
         if not any(layer.built for layer in layers):
             raise ValueError(
@@ -188,13 +195,13 @@ class MaskUpdater:
         ]
         # Where the allocation ranks groups no weight need be ranked for it.
         if not (all(in_groups) and self._over_groups):
-            wishes = self._share_out(wishes, sparsity, scorer)
+            wishes = self._share_out(wishes, sparsity, final, scorer)
         slices: Slices = {}
         if graph is not None:
             if len(by_groups) == len(wishes):
                 _check_any_free(model, graph, layers)
             share_out = functools.partial(
-                self._share_out_groups, layers, sparsity, progress, graph
+                self._share_out_groups, layers, sparsity, final, progress, graph
             )
             slices = choose_slices(graph, wishes, scorer, share_out)
         return _Plan(model, wishes, in_groups, slices, scorer)
@@ -219,7 +226,7 @@ class MaskUpdater:
     def _over_groups(self) -> Callable | None:
         return getattr(self._allocation, "over_groups", None)
 
-    def _share_out(self, wishes, sparsity, scorer) -> list["Wish"]:
+    def _share_out(self, wishes, sparsity, final, scorer) -> list["Wish"]:
         """The wishes with the sparsities that the allocation gives them."""
         layers = [wish.layer for wish in wishes]
 
@@ -232,6 +239,7 @@ class MaskUpdater:
             layers,
             sparsity,
             offers={
+                "final_sparsity": lambda: final,
                 "progress": lambda: scorer.progress,
                 "scores": lambda: LazyScores(
                     [wish.kernels for wish in wishes], score
@@ -248,7 +256,7 @@ class MaskUpdater:
         ]
 
     def _share_out_groups(
-        self, layers, sparsity, progress, graph, classes
+        self, layers, sparsity, final, progress, graph, classes
     ) -> list[float]:
         """The sparsity of each class of groups."""
         if self._over_groups is None:
@@ -266,6 +274,7 @@ class MaskUpdater:
             ],
             sparsity,
             offers={
+                "final_sparsity": lambda: final,
                 "layers": lambda: layers,
                 "least": lambda: [of_class.least for of_class in classes],
                 "macs": lambda: GroupMacs(self._kernel_macs, graph, classes),
