@@ -1,7 +1,7 @@
 """The clock: how much of a training is done, and when masks are frozen."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
@@ -47,6 +47,7 @@ class Pruner:
             `kprune.granularities.get`. `None` leaves it to each layer.
         allocation: How the sparsity is shared out; see
             `kprune.allocations.get`.
+        keep: Which filters stay; see `kprune.prune`.
         data: Samples for criteria that ask for what is computed from them; see
             `kprune.prune`. Read once, observed anew at each update.
         loss: The loss for criteria that ask for gradients; see `kprune.prune`.
@@ -81,6 +82,7 @@ class Pruner:
         criterion: Criterion | str = "magnitude",
         granularity: Granularity | str | None = None,
         allocation: Allocation | Mapping[str, float] | str = "uniform",
+        keep: Mapping[str, Iterable[int]] | None = None,
         data: Any = None,
         loss: Any = None,
         pad_layer_norm: bool = False,
@@ -91,6 +93,7 @@ class Pruner:
             criterion,
             granularity,
             allocation,
+            keep=keep,
             data=data,
             loss=loss,
             pad_layer_norm=pad_layer_norm,

@@ -35,6 +35,7 @@ from kprune.reconstruction import Reconstruction
 from kprune.reconstruction.repairing import Repair, all_or_nothing
 from kprune.reconstruction.sites import KernelSite, look
 from kprune.scoring import LazyScores, Scorer, check_requests
+from kprune.structure.by_hand import keeping
 from kprune.structure.graph import (
     ChannelGraph,
     channel_graph,
@@ -50,6 +51,7 @@ class MaskUpdater:
         criterion: As `prune` takes it.
         granularity: As `prune` takes it.
         allocation: As `prune` takes it.
+        keep: As `prune` takes it.
         data: As `prune` takes it; it is read at once.
         loss: As `prune` takes it.
         pad_layer_norm: As `prune` takes it.
@@ -61,10 +63,16 @@ class MaskUpdater:
         granularity: Granularity | str | None = None,
         allocation: Allocation | Mapping[str, float] | str = "uniform",
         *,
+        keep: Mapping[str, Iterable[int]] | None = None,
         data: Any = None,
         loss: Any = None,
         pad_layer_norm: bool = False,
     ):
+        if keep is not None and not isinstance(keep, Mapping):
+            raise ValueError(
+                "`keep` must map names of layers to the filters that stay, "
+                f"such as `{{'conv1': [0, 3]}}`. Received: keep={keep!r}"
+            )
         if not isinstance(pad_layer_norm, bool):
             raise ValueError(
                 "`pad_layer_norm` must be True or False. "
@@ -75,6 +83,7 @@ class MaskUpdater:
             None if granularity is None else granularities.get(granularity)
         )
         self._allocation = allocations.get(allocation)
+        self._keep = keep or {}
         self._pad_layer_norm = pad_layer_norm
         # What is not known, or not given, is refused before any training.
         asked = check_requests(self._criterion)
@@ -193,6 +202,8 @@ class MaskUpdater:
             and graph.has_layer(wish.layer.layer)
             for wish in wishes
         ]
+        if self._keep:
+            _check_groups_go(self._keep, model, graph, wishes)
         # Where the allocation ranks groups no weight need be ranked for it.
         if not (all(in_groups) and self._over_groups):
             wishes = self._share_out(wishes, sparsity, final, scorer)
@@ -305,9 +316,10 @@ class MaskUpdater:
             self._readable = readable_or_none(model)
             self._graph = self._counts = None
             if self._readable is not None:
-                self._graph = channel_graph(
+                graph = channel_graph(
                     self._readable, pad_layer_norm=self._pad_layer_norm
                 )
+                self._graph = keeping(graph, self._readable, self._keep)
         return self._graph
 
 
@@ -354,6 +366,24 @@ def _places(model) -> dict[int, tuple[int, int]]:
         for place, layer in enumerate(prunable_layers(model))
         for index, variable in enumerate(layer.kernels.values())
     }
+
+
+def _check_groups_go(keep, model, graph, wishes) -> None:
+    """Raises if layers whose filters are to stay lose no filters as a whole."""
+    single = {
+        name: wish.layer.name
+        for wish in wishes
+        if graph is None or not wish.goes_by_groups
+        for name in (wish.layer, wish.layer.layer, wish.layer.name)
+    }
+    named = [single[name] for name in keep if name in single]
+    if named or graph is None:
+        raise ValueError(
+            "`keep` is for whole filters that go with all that is coupled to "
+            f"them, and layers {named or list(keep)} of model '{model.name}' "
+            "lose single weights, or the model has no graph that can be read. "
+            "Leave them out, or prune with `granularity='filter'`."
+        )
 
 
 def _check_any_free(model, graph, layers) -> None:
