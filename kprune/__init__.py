@@ -10,6 +10,12 @@ and four verbs: `prune` sets the masks, `reconstruct` fits what stays without
 training, `strip` cuts out what went, `export` writes a file.
 """
 
+import os as _os
+
+from kprune import as_module as _as_module
+
+_as_module.begin(_os.path.dirname(_os.path.dirname(__file__)))
+
 from kprune import allocations as allocations
 from kprune import criteria as criteria
 from kprune import granularities as granularities

@@ -2,6 +2,7 @@
 
 import functools
 import numbers
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
@@ -58,7 +59,9 @@ class PruningScheduler(keras.callbacks.Callback):
             `kprune.granularities.get`. `None` leaves it to each layer.
         allocation: How the sparsity is shared out, and the place for control
             per layer: a callable from layers and sparsity to one sparsity per
-            layer; see `kprune.allocations.get`.
+            layer, or a dict from names of layers to their final sparsities;
+            see `kprune.allocations.get`.
+        keep: Which filters stay; see `kprune.prune`.
         update_freq: `"epoch"`, or a number of training steps. With a number
             there are updates at that many steps and at the end of each epoch.
         data: Samples for criteria that ask for what is computed from them; see
@@ -92,7 +95,8 @@ class PruningScheduler(keras.callbacks.Callback):
         *,
         criterion: Criterion | str = "magnitude",
         granularity: Granularity | str | None = None,
-        allocation: Allocation | str = "uniform",
+        allocation: Allocation | Mapping[str, float] | str = "uniform",
+        keep: Mapping[str, Iterable[int]] | None = None,
         update_freq: str | int = "epoch",
         data: Any = None,
         loss: Any = None,
@@ -107,6 +111,7 @@ class PruningScheduler(keras.callbacks.Callback):
             criterion=criterion,
             granularity=granularity,
             allocation=allocation,
+            keep=keep,
             # Read once: a generator gives its batches once.
             data=None if data is None else samples.read(data),
             loss=loss,

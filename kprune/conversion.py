@@ -7,7 +7,7 @@ import keras
 
 from kprune import keras_internals, weights
 from kprune.layers import PrunableLayer
-from kprune.prunable import prunable_layers
+from kprune.prunable import masks_of, prunable_layers
 from kprune.shorthands import PrunableConv2D, PrunableDense
 from kprune.structure import flattening
 from kprune.structure.cloning import clone
@@ -22,10 +22,10 @@ def make_prunable(
 
     Every layer that has kernels is wrapped: a Dense in `PrunableDense`, a
     Conv2D in `PrunableConv2D`, any other in `PrunableLayer`; in nested models
-    too, and a shared layer once. What is prunable already stays as it is. The
-    names of layers stay, and the weights are copied. Nothing that happens to
-    the new model changes the one that is passed. The new model is not
-    compiled.
+    too, and a shared layer once. What is prunable already keeps its masks and
+    its granularity, so a half-wrapped model gets the rest wrapped. The names
+    of layers stay, and the weights are copied. Nothing that happens to the new
+    model changes the one that is passed. The new model is not compiled.
 
     A layer that shares weights with another, as a head that holds the table of
     an Embedding, is not wrapped; it goes on sharing them.
@@ -48,7 +48,8 @@ def make_prunable(
     Warns:
         UserWarning: If the model's class trains in its own way, which the new
             model does not; if weights are left out, with their names; or
-            if layers are not wrapped since they share weights.
+            if layers are not wrapped since they share weights, or since a
+            layer of one's own holds them beside prunable ones.
 
     Example:
 
@@ -98,12 +99,17 @@ def _chosen(model, where) -> set:
         for variable in layer.weights:
             users.setdefault(id(variable), []).append(layer.name)
     chosen = set()
-    left_alone, shared = {}, {}
+    left_alone, shared, half = {}, {}, []
     for layer in called:
         if not weights.kernels(layer):
             left_alone[layer.name] = weights.no_kernels_reason(layer)
-        elif isinstance(layer, PrunableLayer) or prunable_layers(layer):
+        elif isinstance(layer, PrunableLayer):
             left_alone[layer.name] = "prunable already"
+        elif masked := masks_of(layer):
+            left_alone[layer.name] = "holds prunable layers"
+            kernels = weights.kernels(layer).values()
+            if not all(id(kernel) in masked for kernel in kernels):
+                half.append(layer.name)
         elif where is None or where(layer):
             names = _users_of(layer, users)
             if len(names) == 1:
@@ -122,6 +128,13 @@ def _chosen(model, where) -> set:
             f"Model '{model.name}' has no layer to prune: none has kernels"
             + (" for which `where` is true." if where else ".")
             + _listed({**left_alone, **shared})
+        )
+    if half:
+        warnings.warn(
+            f"Layers {half} of model '{model.name}' hold prunable layers and "
+            "others, which stay as they are, since what a layer holds is made "
+            "in its constructor. Wrap them there.",
+            stacklevel=3,
         )
     if shared:
         warnings.warn(

@@ -35,6 +35,10 @@ class PrunableLayer(StandIn):
     `kprune.prune` and `kprune.PruningScheduler` set them, `kprune.strip`
     folds them in.
 
+    Masked are the kernels of the layer, see `kprune.weights.kernels`. A layer
+    of your own can say which of its weights these are, by a method
+    `get_prunable_weights` that returns a list of its variables.
+
     The layer that is passed is the one that trains: pass one of its own to
     every wrapper. In the summary of a model the masks are among the
     parameters that do not train.

@@ -85,6 +85,8 @@ class Planner:
         allocation: An allocation.
         read: The `ReadGraph` of the model; `None` where whole groups go
             nowhere, or it has no graph.
+        way: Float in `(0, 1]`: how much of the way to what the schedule ends
+            with is asked for.
     """
 
     def __init__(
@@ -94,12 +96,14 @@ class Planner:
         scorer: Scorer,
         allocation: Allocation,
         read: ReadGraph | None,
+        way: float = 1.0,
     ):
         self.model = model
         self.read: Any = read
         self._wishes = wishes
         self._scorer = scorer
         self._allocation = allocation
+        self._way = way
         self._over_groups: Callable | None = getattr(
             allocation, "over_groups", None
         )
@@ -191,6 +195,7 @@ class Planner:
             self._layers,
             sparsity,
             offers={
+                "final_sparsity": lambda: sparsity / self._way,
                 "progress": lambda: self._scorer.progress,
                 "scores": lambda: LazyScores(
                     [wish.kernels for wish in wishes], score
@@ -227,6 +232,7 @@ class Planner:
             ],
             sparsity,
             offers={
+                "final_sparsity": lambda: sparsity / self._way,
                 "layers": lambda: self._layers,
                 "least": lambda: [of_class.least for of_class in classes],
                 "macs": lambda: GroupMacs(

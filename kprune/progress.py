@@ -1,6 +1,7 @@
 """The clock: how much of a training is done, and when masks are frozen."""
 
 import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
@@ -48,6 +49,7 @@ class Pruner:
             `kprune.granularities.get`. `None` leaves it to each layer.
         allocation: How the sparsity is shared out; see
             `kprune.allocations.get`.
+        keep: Which filters stay; see `kprune.prune`.
         data: Samples for criteria that ask for what is computed from them; see
             `kprune.prune`. Read once, observed anew at each update.
         loss: The loss for criteria that ask for gradients; see `kprune.prune`.
@@ -81,7 +83,8 @@ class Pruner:
         *,
         criterion: Criterion | str = "magnitude",
         granularity: Granularity | str | None = None,
-        allocation: Allocation | str = "uniform",
+        allocation: Allocation | Mapping[str, float] | str = "uniform",
+        keep: Mapping[str, Iterable[int]] | None = None,
         data: Any = None,
         loss: Any = None,
         pad_layer_norm: bool = False,
@@ -92,6 +95,7 @@ class Pruner:
             criterion,
             granularity,
             allocation,
+            keep=keep,
             data=data,
             loss=loss,
             pad_layer_norm=pad_layer_norm,
@@ -145,7 +149,10 @@ class Pruner:
         ends = self._has_ended(progress)
         if ends:
             progress = max(progress, schedules.end(self.schedule))
-        sparsity = self._masks.update(model, self.schedule(progress), progress)
+        final = self.schedule(schedules.end(self.schedule))
+        sparsity = self._masks.update(
+            model, self.schedule(progress), progress, final
+        )
         self._model, self.progress = model, progress
         if ends:
             self._freeze(model)

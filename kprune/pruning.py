@@ -1,5 +1,6 @@
 """`prune`: sets the masks of a model once."""
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
@@ -20,7 +21,8 @@ def prune(
     *,
     criterion: Criterion | str = "magnitude",
     granularity: Granularity | str | None = None,
-    allocation: Allocation | str = "uniform",
+    allocation: Allocation | Mapping[str, float] | str = "uniform",
+    keep: Mapping[str, Iterable[int]] | None = None,
     data: Any = None,
     loss: Any = None,
     reconstruct: bool = False,
@@ -47,7 +49,12 @@ def prune(
         granularity: In what shape weights go, for all layers; see
             `kprune.granularities.get`. `None` leaves it to each layer.
         allocation: How the sparsity is shared out; see
-            `kprune.allocations.get`.
+            `kprune.allocations.get`. `{"conv1": 0.2}` gives single layers
+            their own.
+        keep: Mapping from names of layers to the indices of filters that
+            stay, with all that is coupled to them, such as
+            `{"conv1": [0, 3]}`. The sparsity is then a fraction of the others.
+            As in `kprune.structure.remove`, a layer can stand for its name.
         data: Samples, for criteria that ask for what is computed from them:
             what `fit` takes, see `kprune.observing.samples.read`. Some hundred
             are enough; at most 64 batches are read. Several processes that
@@ -95,6 +102,7 @@ def prune(
         criterion=criterion,
         granularity=granularity,
         allocation=allocation,
+        keep=keep,
         data=data,
         loss=loss,
         reconstruct=reconstruct,

@@ -52,6 +52,7 @@ def ask(member, family, subject, *arguments):
         return rows.swapaxes(1, 2) @ rows / rows.shape[1]
 
     offers = {
+        "final_sparsity": lambda: 0.9,
         "generator": lambda: np.random.default_rng(0),
         "gradient": lambda: drawn(*subject.shape),
         "gram": gram,

@@ -1,5 +1,6 @@
 """Updating the masks of a model, as often as it is asked for."""
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
@@ -9,6 +10,7 @@ from kprune import (
     criteria,
     granularities,
     keras_internals,
+    schedules,
 )
 from kprune.allocations import Allocation
 from kprune.budgets import Budget
@@ -26,6 +28,7 @@ from kprune.reconstruction import Reconstruction
 from kprune.reconstruction.repairing import Repair, all_or_nothing
 from kprune.reconstruction.sites import KernelSite, look
 from kprune.scoring import Scorer, check_requests
+from kprune.structure.by_hand import keeping
 from kprune.structure.graph import channel_graph, readable_or_none
 from kprune.wrappers import trainable_layers
 
@@ -37,6 +40,7 @@ class MaskUpdater:
         criterion: As `prune` takes it.
         granularity: As `prune` takes it.
         allocation: As `prune` takes it.
+        keep: As `prune` takes it.
         data: As `prune` takes it; it is read at once.
         loss: As `prune` takes it.
         pad_layer_norm: As `prune` takes it.
@@ -46,12 +50,18 @@ class MaskUpdater:
         self,
         criterion: Criterion | str = "magnitude",
         granularity: Granularity | str | None = None,
-        allocation: Allocation | str = "uniform",
+        allocation: Allocation | Mapping[str, float] | str = "uniform",
         *,
+        keep: Mapping[str, Iterable[int]] | None = None,
         data: Any = None,
         loss: Any = None,
         pad_layer_norm: bool = False,
     ):
+        if keep is not None and not isinstance(keep, Mapping):
+            raise ValueError(
+                "`keep` must map names of layers to the filters that stay, "
+                f"such as `{{'conv1': [0, 3]}}`. Received: keep={keep!r}"
+            )
         if not isinstance(pad_layer_norm, bool):
             raise ValueError(
                 "`pad_layer_norm` must be True or False. "
@@ -62,6 +72,7 @@ class MaskUpdater:
             None if granularity is None else granularities.get(granularity)
         )
         self._allocation = allocations.get(allocation)
+        self._keep = keep or {}
         self._pad_layer_norm = pad_layer_norm
         # What is not known, or not given, is refused before any training.
         asked = check_requests(self._criterion)
@@ -88,7 +99,11 @@ class MaskUpdater:
         self.met: Met | None = None
 
     def update(
-        self, model: keras.Model, target: float | Budget, progress: float = 1.0
+        self,
+        model: keras.Model,
+        target: float | Budget,
+        progress: float = 1.0,
+        final: float | Budget | None = None,
     ) -> float:
         """Recomputes all masks once.
 
@@ -96,11 +111,13 @@ class MaskUpdater:
             model: A model with prunable layers.
             target: A sparsity, a float in `[0, 1)`, or a `Budget`.
             progress: Float in `[0, 1]`, for members that ask for it.
+            final: What the schedule ends with, `None` for the target;
+                likewise.
 
         Returns:
             Float: the sparsity that was shared out.
         """
-        plan = self._plan(model, target, progress)
+        plan = self._plan(model, target, progress, final)
         plan.assign()
         return plan.sparsity
 
@@ -112,7 +129,7 @@ class MaskUpdater:
             target: As `update` takes it.
         """
         if isinstance(target, Budget):
-            planner = self._planner(model, 1.0)
+            planner = self._planner(model, 1.0, target.way)
             check_reachable(planner, target, self._meter_of(planner))
 
     def update_and_repair(
@@ -131,7 +148,7 @@ class MaskUpdater:
         Returns:
             Tuple of the sparsity that was shared out and what was fitted.
         """
-        plan = self._plan(model, target, 1.0)
+        plan = self._plan(model, target, 1.0, target)
         on_the_way = self._on_the_way(plan)
 
         def choose(site, gram, kernel):
@@ -146,10 +163,14 @@ class MaskUpdater:
             plan.assign(frozenset(on_the_way))
             return plan.sparsity, repair.run()
 
-    def _plan(self, model, target, progress) -> Plan:
-        planner = self._planner(model, progress)
+    def _plan(self, model, target, progress, final) -> Plan:
         if not isinstance(target, Budget):
-            return planner.at(target)
+            target = schedules.validate_sparsity(target)
+            way = 1.0
+            if target and isinstance(final, float):
+                way = min(target / final, 1.0)
+            return self._planner(model, progress, way).at(target)
+        planner = self._planner(model, progress, target.way)
         plan, self.met = meet(planner, target, self._meter_of(planner))
         return plan
 
@@ -179,7 +200,7 @@ class MaskUpdater:
             if not is_whole and id(weight.variable) in fitted
         }
 
-    def _planner(self, model, progress) -> Planner:
+    def _planner(self, model, progress, way) -> Planner:
         layers = trainable_layers(model)
         if not any(layer.built for layer in layers):
             raise ValueError(
@@ -197,9 +218,11 @@ class MaskUpdater:
         ]
         by_groups = [wish for wish in wishes if wish.goes_by_groups]
         read = self._read_graph(model) if by_groups else None
+        if self._keep:
+            _check_groups_go(self._keep, model, read, wishes)
         if read is not None and len(by_groups) == len(wishes):
             _check_any_free(model, read.channels, layers)
-        return Planner(model, wishes, scorer, self._allocation, read)
+        return Planner(model, wishes, scorer, self._allocation, read, way)
 
     def _granularity_of(self, layer) -> Granularity:
         if self._granularity is not None:
@@ -218,6 +241,7 @@ class MaskUpdater:
                 channels = channel_graph(
                     found, pad_layer_norm=self._pad_layer_norm
                 )
+                channels = keeping(channels, found, self._keep)
                 self._read = ReadGraph(found, channels)
         return self._read
 
@@ -229,6 +253,24 @@ def _places(model) -> dict[int, tuple[int, int]]:
         for place, layer in enumerate(prunable_layers(model))
         for index, variable in enumerate(layer.kernels.values())
     }
+
+
+def _check_groups_go(keep, model, read, wishes) -> None:
+    """Raises if layers whose filters are to stay lose no filters as a whole."""
+    single = {
+        name: wish.layer.name
+        for wish in wishes
+        if read is None or not wish.goes_by_groups
+        for name in (wish.layer, wish.layer.layer, wish.layer.name)
+    }
+    named = [single[name] for name in keep if name in single]
+    if named or read is None:
+        raise ValueError(
+            "`keep` is for whole filters that go with all that is coupled to "
+            f"them, and layers {named or list(keep)} of model '{model.name}' "
+            "lose single weights, or the model has no graph that can be read. "
+            "Leave them out, or prune with `granularity='filter'`."
+        )
 
 
 def _check_any_free(model, graph, layers) -> None:

@@ -27,6 +27,9 @@ def kernels(layer: keras.layers.Layer) -> dict:
     SpectralNormalization, which writes its kernel anew at each step, nor a
     torch module or SavedModel within Keras, which computes with its own.
 
+    A layer with a method `get_prunable_weights` says itself which they are:
+    those that this returns, and no others of it or of the layers in it.
+
     Args:
         layer: A built Keras layer.
 
@@ -34,6 +37,10 @@ def kernels(layer: keras.layers.Layer) -> dict:
         Dict from the name of a weight to its `keras.Variable`. The name is the
         variable's own where that is unique in the layer, else its path in the
         layer, such as `"query/kernel"`.
+
+    Raises:
+        ValueError: If `get_prunable_weights` returns something else than
+            variables of the layer that can be pruned.
 
     Example:
 
@@ -44,11 +51,50 @@ def kernels(layer: keras.layers.Layer) -> dict:
     """
     if _has_lora(layer) or _is_spectral(layer):
         return {}
+    found = {id(variable) for variable in all_kernels(layer).values()}
+    said, settled = _declared(layer)
+    found = found - settled | said
+    return _named(layer, lambda variable: id(variable) in found)
+
+
+def all_kernels(layer: keras.layers.Layer) -> dict:
+    """The kernels of a layer, whatever it says of them.
+
+    Args:
+        layer: A built Keras layer.
+
+    Returns:
+        Dict as `kernels` returns it.
+    """
     parts = [layer, *sublayers(layer)]
     # What was made to train: a frozen layer's kernels are kernels as well.
     trained = {id(v) for part in parts for v in made_to_train(part)}
     trained -= {id(variable) for variable in _foreign(layer)}
     return _named(layer, lambda v: id(v) in trained and _is_kernel(v))
+
+
+def _declared(layer) -> tuple[set[int], set[int]]:
+    """What layers say is pruned, and all of which they decide, by ids."""
+    said: set[int] = set()
+    settled: set[int] = set()
+    # A layer comes before those in it, and decides for them.
+    for part in [layer, *sublayers(layer)]:
+        own = {id(variable) for variable in part.weights}
+        if hasattr(part, "get_prunable_weights") and not own <= settled:
+            found = part.get_prunable_weights()
+            if not isinstance(found, (list, tuple)) or not all(
+                id(variable) in own and _has_rows(variable)
+                for variable in found
+            ):
+                raise ValueError(
+                    f"`get_prunable_weights` of layer '{part.name}' must "
+                    "return a list of the layer's variables that have two or "
+                    "more axes and are floats, such as `[self.kernel]`. "
+                    f"Received: {found!r}"
+                )
+            said.update(map(id, found))
+            settled |= own
+    return said, settled
 
 
 def no_kernels_reason(layer: keras.layers.Layer) -> str:
@@ -68,6 +114,8 @@ def no_kernels_reason(layer: keras.layers.Layer) -> str:
         return "quantized"
     if _foreign(layer):
         return "a torch module or SavedModel computes with its own variables"
+    if _declared(layer)[1]:
+        return "its `get_prunable_weights` names none"
     return "no kernels" if layer.weights else "no weights"
 
 
@@ -126,10 +174,12 @@ def _is_float(variable) -> bool:
     return "float" in dtype and "float8" not in dtype
 
 
+def _has_rows(variable) -> bool:
+    return len(variable.shape) > 1 and _is_float(variable)
+
+
 def _is_kernel(variable) -> bool:
-    if len(variable.shape) < 2 or not _is_float(variable):
-        return False
-    return variable.name not in _NEVER_KERNELS
+    return _has_rows(variable) and variable.name not in _NEVER_KERNELS
 
 
 def _is_bias(variable) -> bool:

@@ -14,9 +14,10 @@ from files import contents
 from keras import layers
 
 import kprune
-from kprune.command_line import main
+from kprune.command_line import commands, main
 from kprune.tflite import interpreter as tflite
 
+ROOT = str(pathlib.Path(kprune.__file__).parent.parent)
 TENSORFLOW_ONLY = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow",
     reason="`.tflite` files are written by the TensorFlow backend",
@@ -581,3 +582,61 @@ def test_layers_of_a_user_are_imported(folder, capsys, monkeypatch):
         keras.saving.get_custom_objects().clear()
         keras.saving.get_custom_objects().update(known)
     assert capsys.readouterr().out.startswith("group 0")
+
+
+SCRIPT = "import sys; from kprune_command import main; sys.exit(main())"
+
+
+@pytest.mark.parametrize("is_script", [True, False], ids=["script", "module"])
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [(["--help"], 0), (["prune", "--help"], 0), (["export", "a.keras"], 2)],
+)
+def test_arguments_are_read_before_anything_is_imported(
+    tmp_path, is_script, arguments, code
+):
+    # What `pip` makes lies in another folder.
+    script = tmp_path / "bin" / "kprune"
+    script.parent.mkdir()
+    script.write_text(SCRIPT)
+    here = tmp_path / "here"
+    here.mkdir()
+    # Nothing in the current folder stands for a module.
+    for name in ("argparse", "json", "keras", "numpy", "pathlib"):
+        (here / f"{name}.py").write_text("raise SystemExit('mine')")
+    started = [str(script)] if is_script else ["-m", "kprune"]
+    ended = subprocess.run(
+        [sys.executable, "-X", "importtime", *started, *arguments],
+        cwd=here,
+        env={**os.environ, "PYTHONPATH": ROOT},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert ended.returncode == code
+    said = ended.stdout if code == 0 else ended.stderr
+    assert "usage: kprune" in said
+    imported = {
+        line.rpartition("|")[2].strip() for line in ended.stderr.splitlines()
+    }
+    assert "kprune.command_line.arguments" in imported
+    assert not {"keras", "numpy", "rich", "tensorflow"} & imported
+
+
+def test_the_current_folder_is_imported_from_on_request_only(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    pathlib.Path("own_module.py").write_text("")
+    seen = []
+
+    def graph(options, steps):
+        seen.append(str(tmp_path) in sys.path)
+        return {}, ""
+
+    monkeypatch.setattr(commands, "graph", graph)
+    assert main(["graph", "a.keras"]) == 0
+    assert main(["graph", "a.keras", "--import", "own_module"]) == 0
+    assert seen == [False, True]
+    assert str(tmp_path) not in sys.path
+    del sys.modules["own_module"]

@@ -278,3 +278,60 @@ def test_a_half_wrapped_model_gets_the_rest_wrapped():
         keras.ops.convert_to_numpy(prunable(x)),
         keras.ops.convert_to_numpy(model(x)),
     )
+
+
+def test_a_half_wrapped_model_with_nested_and_shared_layers():
+    inputs = keras.Input((8,))
+    hidden = kprune.PrunableDense(6, name="hidden")
+    nested = keras.Sequential(
+        [
+            keras.Input((6,)),
+            kprune.PrunableDense(5, name="inside"),
+            layers.Dense(6, name="beside"),
+        ],
+        name="nested",
+    )
+    shared = kprune.PrunableLayer(layers.Dense(6, name="plain"), name="shared")
+    x = shared(shared(nested(hidden(inputs))))
+    model = keras.Model(inputs, layers.Dense(2, name="logits")(x))
+    kprune.prune(model, 0.5)
+    hidden.trainable = False
+    prunable = kprune.make_prunable(model)
+    found = {
+        layer.name: (layer.layer.name, layer.sparsity, layer.trainable)
+        for layer in prunable_layers(prunable)
+    }
+    assert found == {
+        "hidden": ("hidden", 0.5, False),
+        "inside": ("inside", 0.5, True),
+        "beside": ("beside", 0.0, True),
+        "shared": ("plain", 0.5, True),
+        "logits": ("logits", 0.0, True),
+    }
+    assert sorted(_paths(prunable.weights)) == sorted(_paths(model.weights))
+    x = np.random.default_rng(0).normal(size=(2, 8)).astype("float32")
+    np.testing.assert_array_equal(
+        keras.ops.convert_to_numpy(prunable(x)),
+        keras.ops.convert_to_numpy(model(x)),
+    )
+    with pytest.raises(ValueError, match="has prunable layers already"):
+        kprune.make_prunable(prunable)
+
+
+class HalfWrapped(layers.Layer):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.first = kprune.PrunableDense(4)
+        self.second = layers.Dense(4)
+
+    def call(self, x):
+        return self.second(self.first(x))
+
+
+def test_what_a_layer_holds_beside_prunable_layers_is_named():
+    model = keras.Sequential(
+        [keras.Input((8,)), HalfWrapped(name="half"), layers.Dense(2)]
+    )
+    with pytest.warns(UserWarning, match=r"\['half'\].*hold prunable layers"):
+        prunable = kprune.make_prunable(model)
+    assert len(prunable_layers(prunable)) == 2

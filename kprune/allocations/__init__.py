@@ -10,6 +10,9 @@ sparsity to one sparsity per layer. It is also the place for control per layer:
             else sparsity
             for layer in layers
         ]
+
+A dict from names of layers to sparsities is one as well, see `PerLayer`:
+`allocation={"conv1": 0.2, "logits": 0.0}`.
 """
 
 from kprune.allocations.capped import Capped as Capped
@@ -19,3 +22,4 @@ from kprune.allocations.names import Allocation as Allocation
 from kprune.allocations.names import get as get
 from kprune.allocations.names import uniform as uniform
 from kprune.allocations.one_threshold import Global as Global
+from kprune.allocations.per_layer import PerLayer as PerLayer

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,7 +54,7 @@ class Capped:
     - [Evci et al., 2020](https://arxiv.org/abs/1911.11134)
     """
 
-    allocation: Allocation | str = "uniform"
+    allocation: Allocation | Mapping[str, float] | str = "uniform"
     first: float = 0.0
     last: float = 0.8
 
@@ -76,6 +76,7 @@ class Capped:
         layers: Sequence,
         sparsity: float,
         *,
+        final_sparsity: float | None = None,
         progress: float | None = None,
         scores: Sequence[Iterable[np.ndarray]] | None = None,
     ) -> list[float]:
@@ -86,6 +87,7 @@ class Capped:
                 [layers[index] for index in chosen],
                 sparsity,
                 offers={
+                    "final_sparsity": lambda: final_sparsity,
                     "progress": lambda: progress,
                     "scores": lambda: (
                         None if scores is None else _Chosen(scores, chosen)
@@ -116,6 +118,7 @@ class Capped:
             least: Sequence[int],
             macs: Sequence[float],
             progress: float,
+            final_sparsity: float | None = None,
         ) -> list[float]:
             def share_out(chosen, sparsity):
                 return requests.answer(
@@ -124,6 +127,7 @@ class Capped:
                     [scores[index] for index in chosen],
                     sparsity,
                     offers={
+                        "final_sparsity": lambda: final_sparsity,
                         "layers": lambda: layers,
                         "least": lambda: _Chosen(least, chosen),
                         "macs": lambda: _Chosen(macs, chosen),

@@ -1,10 +1,11 @@
 """The allocations by their names, and the simplest of them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from kprune.allocations.erdos_renyi import ErdosRenyi
 from kprune.allocations.lamp import Lamp
 from kprune.allocations.one_threshold import Global
+from kprune.allocations.per_layer import PerLayer
 from kprune.received import describe_member
 
 Allocation = Callable[..., Sequence[float]]
@@ -37,13 +38,14 @@ _BUILT_IN: dict[str, Allocation] = {
 }
 
 
-def get(identifier: Allocation | str) -> Allocation:
+def get(identifier: Allocation | Mapping[str, float] | str) -> Allocation:
     """Returns the allocation that `identifier` stands for.
 
     Args:
         identifier: The name of a built-in allocation, `"uniform"`,
-            `"global"`, `"lamp"` or `"erdos_renyi"`, or a callable from layers
-            and sparsity to one sparsity per layer.
+            `"global"`, `"lamp"` or `"erdos_renyi"`; a callable from layers
+            and sparsity to one sparsity per layer; or a dict from names of
+            layers to their sparsities, see `PerLayer`.
 
     Returns:
         A callable from layers and sparsity to a sequence of sparsities.
@@ -58,10 +60,13 @@ def get(identifier: Allocation | str) -> Allocation:
     """
     if isinstance(identifier, str) and identifier.lower() in _BUILT_IN:
         return _BUILT_IN[identifier.lower()]
+    if isinstance(identifier, Mapping):
+        return PerLayer(identifier)
     if callable(identifier) and not isinstance(identifier, type):
         return identifier
     raise ValueError(
         "Unknown allocation. Expected a callable from layers and sparsity to "
-        f"one sparsity per layer, or one of {sorted(_BUILT_IN)}. "
+        "one sparsity per layer, a dict from names of layers to sparsities, or "
+        f"one of {sorted(_BUILT_IN)}. "
         f"Received: {describe_member(identifier)}"
     )

@@ -1,14 +1,14 @@
-"""The command `kprune`: what the functions of the same names do, on files."""
+"""The command `kprune`: what the functions of the same names do, on files.
+
+Nothing is imported before the arguments are read that takes time.
+"""
 
 import importlib
 import json
 import os
 import sys
 
-import keras
-
 from kprune.command_line.arguments import parser
-from kprune.command_line.progress import Steps
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,16 +30,33 @@ def main(arguments: list[str] | None = None) -> int:
     kprune cost pruned.tflite --reference dense.tflite --json
     ```
     """
-    options = parser().parse_args(arguments)
-    # Modules of the user lie where he calls the command.
-    sys.path.insert(0, os.getcwd())
+    return run(parser().parse_args(arguments))
+
+
+def run(options) -> int:
+    """Does what the arguments say.
+
+    Args:
+        options: What `arguments.parser` made of them.
+
+    Returns:
+        Integer. The exit code, as of `main`.
+    """
+    import keras
+
+    from kprune.command_line import commands
+    from kprune.command_line.progress import Steps
+
     if not options.safe:
         keras.config.enable_unsafe_deserialization()
+    # Modules of the user lie where he calls the command.
+    own = [os.getcwd()] if options.imports else []
+    sys.path[:0] = own
     try:
         for module in options.imports:
             importlib.import_module(module)
         with Steps() as steps:
-            result, text = options.run(options, steps)
+            result, text = getattr(commands, options.command)(options, steps)
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         print(f"kprune: error: {error}", file=sys.stderr)
         return 1
@@ -47,7 +64,8 @@ def main(arguments: list[str] | None = None) -> int:
         print("kprune: interrupted", file=sys.stderr)
         return 130
     finally:
-        sys.path.remove(os.getcwd())
+        for folder in own:
+            sys.path.remove(folder)
     try:
         shown = json.dumps(result, indent=2) if options.json else text
         print(shown, flush=True)

@@ -1,12 +1,15 @@
-"""The arguments of each command."""
+"""The arguments of each command.
+
+Nothing is imported here that takes time: help and wrong arguments answer at
+once.
+"""
 
 import argparse
 import functools
 import pathlib
 from importlib import metadata
 
-from kprune.command_line import commands
-from kprune.exporting import litert, target
+from kprune.formats import FORMATS, QUANTIZATIONS
 
 _EITHER = "a .keras, .h5 or .tflite file"
 _KERAS_FILE = "the .keras file to write"
@@ -16,8 +19,8 @@ def parser() -> argparse.ArgumentParser:
     """Makes the parser of the command.
 
     Returns:
-        `argparse.ArgumentParser`. What it parses has `run`: the function of
-        `commands` that does the work.
+        `argparse.ArgumentParser`. What it parses has `command`: the name of
+        the function of `commands` that does the work.
     """
     made = argparse.ArgumentParser(
         prog="kprune", description="Prunes Keras 3 models, and ships them."
@@ -25,7 +28,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--version", action="version", version=f"%(prog)s {_version()}"
     )
-    subparsers = made.add_subparsers(required=True, metavar="COMMAND")
+    subparsers = made.add_subparsers(
+        dest="command", required=True, metavar="COMMAND"
+    )
     command = functools.partial(_command, subparsers)
     _report(command)
     _cost(command)
@@ -68,14 +73,11 @@ def _shared() -> argparse.ArgumentParser:
     return shared
 
 
-def _command(
-    subparsers, name, run, help, read="the .keras or .h5 file", write=None
-):
+def _command(subparsers, name, help, read="the .keras or .h5 file", write=None):
     """Adds a command, of whose arguments `read` and `write` are the help."""
     added = subparsers.add_parser(
         name, parents=[_shared()], help=help, description=f"{help}."
     )
-    added.set_defaults(run=run)
     added.add_argument("path", type=pathlib.Path, help=read)
     if write:
         added.add_argument("output", type=pathlib.Path, help=write)
@@ -88,9 +90,7 @@ def _command(
 
 
 def _report(command) -> None:
-    added = command(
-        "report", commands.report, "What was pruned, and why not", _EITHER
-    )
+    added = command("report", "What was pruned, and why not", _EITHER)
     added.add_argument(
         "--dense",
         type=pathlib.Path,
@@ -117,9 +117,7 @@ def _report(command) -> None:
 
 
 def _cost(command) -> None:
-    added = command(
-        "cost", commands.cost, "Parameters, zeros, MACs, bytes", _EITHER
-    )
+    added = command("cost", "Parameters, zeros, MACs, bytes", _EITHER)
     added.add_argument(
         "--reference",
         type=pathlib.Path,
@@ -128,7 +126,7 @@ def _cost(command) -> None:
 
 
 def _graph(command) -> None:
-    added = command("graph", commands.graph, "Which channels go together")
+    added = command("graph", "Which channels go together")
     added.add_argument(
         "--pad-layer-norm",
         action="store_true",
@@ -139,7 +137,6 @@ def _graph(command) -> None:
 def _strip(command) -> None:
     added = command(
         "strip",
-        commands.strip,
         "Folds the masks in, cuts channels",
         write=_KERAS_FILE,
     )
@@ -153,7 +150,6 @@ def _strip(command) -> None:
 def _compact(command) -> None:
     command(
         "compact",
-        commands.compact,
         "Cuts channels that do nothing",
         write=_KERAS_FILE,
     )
@@ -166,7 +162,6 @@ def _export(command) -> None:
     _file_options(
         command(
             "export",
-            commands.export,
             "Strips, writes, loads again and compares",
             write=_WRITTEN,
         )
@@ -176,7 +171,6 @@ def _export(command) -> None:
 def _prune(command) -> None:
     added = command(
         "prune",
-        commands.prune,
         "Prunes a trained model without training, and exports it",
         write=_WRITTEN,
     )
@@ -224,8 +218,8 @@ def _prune(command) -> None:
 
 def _file_options(added) -> None:
     """The options of commands that write a file for a device."""
-    added.add_argument("--format", choices=target.FORMATS)
-    added.add_argument("--quantize", choices=litert.QUANTIZATIONS)
+    added.add_argument("--format", choices=FORMATS)
+    added.add_argument("--quantize", choices=QUANTIZATIONS)
     added.add_argument(
         "--representative-data",
         type=pathlib.Path,

@@ -1,6 +1,6 @@
 """Which arguments of `export` go together."""
 
-from kprune.exporting import litert
+from kprune.formats import QUANTIZATIONS
 
 
 def check_tflite_only(format, quantize, sparse) -> None:
@@ -10,9 +10,9 @@ def check_tflite_only(format, quantize, sparse) -> None:
             "`sparse` must be True, False or 'auto'. "
             f"Received: sparse={sparse!r}"
         )
-    if quantize is not None and quantize not in litert.QUANTIZATIONS:
+    if quantize is not None and quantize not in QUANTIZATIONS:
         raise ValueError(
-            f"`quantize` must be None or one of {litert.QUANTIZATIONS}. "
+            f"`quantize` must be None or one of {QUANTIZATIONS}. "
             f"Received: quantize={quantize!r}"
         )
     if format != "tflite" and (quantize is not None or sparse is True):

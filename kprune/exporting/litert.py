@@ -11,7 +11,6 @@ import numpy as np
 from kprune.exporting import saved_model, signature
 from kprune.tflite import flatbuffer, interpreter
 
-QUANTIZATIONS = ("float16", "dynamic", "int8")
 # Operators between floats and what is no float, which compute nothing.
 _CONVERSIONS = ("CAST", "DEQUANTIZE", "QUANTIZE")
 
@@ -25,7 +24,7 @@ class Options:
     """How a `.tflite` is written.
 
     Args:
-        quantize: `None` or one of `QUANTIZATIONS`.
+        quantize: `None` or one of `kprune.formats.QUANTIZATIONS`.
         batches: For `"int8"`: list of batches, each a list of arrays, one per
             input.
         integer_io: Boolean. Whether inputs and outputs are int8 too.
@@ -180,7 +179,8 @@ def load(path: pathlib.Path, model: keras.Model, quantize: str | None):
     Args:
         path: The file.
         model: The model that was written.
-        quantize: `None` or one of `QUANTIZATIONS`: how it was written.
+        quantize: How it was written: `None` or one of
+            `kprune.formats.QUANTIZATIONS`.
 
     Returns:
         Callable from a list of arrays, one per input, to a list of arrays of

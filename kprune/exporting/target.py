@@ -4,8 +4,8 @@ import pathlib
 
 from kprune import files
 from kprune.exporting import saved_model
+from kprune.formats import FORMATS
 
-FORMATS = ("keras", "onnx", "saved_model", "tflite")
 _SUFFIXES = {
     "": "saved_model",
     ".keras": "keras",
@@ -19,10 +19,10 @@ def format_of(path: pathlib.Path, format: str | None) -> str:
 
     Args:
         path: `pathlib.Path`. Where to write.
-        format: String: one of `FORMATS`, or `None`.
+        format: String: one of `kprune.formats.FORMATS`, or `None`.
 
     Returns:
-        String: one of `FORMATS`.
+        String: one of `kprune.formats.FORMATS`.
 
     Raises:
         ValueError: If there is no such format, or the suffix does not go
@@ -55,7 +55,7 @@ def check(path: pathlib.Path, format: str) -> None:
 
     Args:
         path: `pathlib.Path`. Where to write.
-        format: String: one of `FORMATS`.
+        format: String: one of `kprune.formats.FORMATS`.
 
     Raises:
         ValueError: If a link or a device is there, a folder is where a file

@@ -194,7 +194,7 @@ def _depthwise_places(layer, shape, channels):
 
 
 def _recurrent(layer, inputs, outputs) -> int | None:
-    kernels = weights.kernels(layer.cell).values()
+    kernels = weights.all_kernels(layer.cell).values()
     per_step = sum(math.prod(kernel.shape) for kernel in kernels)
     if isinstance(layer, _CONV_RNNS):
         # What the cell makes, at each place, without its channels.

@@ -62,7 +62,8 @@ def kernel_macs(model: keras.Model) -> dict[int, float | None]:
     for layer in keras_internals.sublayers(model):
         if id(layer) not in counts:
             continue
-        count, kernels = counts[id(layer)], weights.kernels(layer).values()
+        count = counts[id(layer)]
+        kernels = weights.all_kernels(layer).values()
         sizes = [math.prod(kernel.shape) for kernel in kernels]
         for kernel, size in zip(kernels, sizes):
             share = None if count is None else count * size / sum(sizes)

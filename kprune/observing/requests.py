@@ -19,6 +19,7 @@ As a test names its fixtures:
 | `score` | callable from some of the weights to their scores, see below | granularities |
 | `outputs_last` | callable from an array of the kernel's shape to it as `(..., inputs, outputs)` | granularities |
 | `scores` | sequence, one item a layer: an iterable of its kernels' scores | allocations |
+| `final_sparsity` | float: the sparsity that the schedule ends with | allocations, `over_groups` |
 | `role` | `"out"`, `"in"` or `"through"`: whether the axis makes channels, reads them, or goes along | `of_slices` |
 | `layers` | sequence: the prunable layers | `over_groups` |
 | `makers` | sequence, one item a class: a tuple of the layers that make it | `over_groups` |
@@ -76,8 +77,15 @@ OF_KERNELS_SHAPE = ("mask", *_SHAPED)
 KNOWN: dict[str, tuple[str, ...]] = {
     "criterion": (*_KERNEL, "sparsity", *OBSERVED),
     "granularity": (*_KERNEL, "outputs_last", "score"),
-    "allocation": ("progress", "scores"),
-    "allocation over groups": ("layers", "least", "macs", "makers", "progress"),
+    "allocation": ("final_sparsity", "progress", "scores"),
+    "allocation over groups": (
+        "final_sparsity",
+        "layers",
+        "least",
+        "macs",
+        "makers",
+        "progress",
+    ),
 }
 # Slices of kernels, and those of the variables named by `slices_of`.
 KNOWN["criterion of slices"] = (*KNOWN["criterion"], "role")

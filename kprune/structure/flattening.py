@@ -202,7 +202,10 @@ def _is_composite(layer) -> bool:
     is_own = not type(layer).__module__.startswith(("keras.", "kprune."))
     is_layer = isinstance(layer, keras.layers.Layer)
     is_model = isinstance(layer, keras.Model)
-    return is_own and is_layer and not is_model and bool(sublayers(layer))
+    # What a layer says of its weights holds while it is one layer.
+    decides = hasattr(layer, "get_prunable_weights")
+    can_open = is_own and is_layer and not is_model and not decides
+    return can_open and bool(sublayers(layer))
 
 
 @contextlib.contextmanager

@@ -70,7 +70,8 @@ class Follower:
         operation = call.operation
         if isinstance(operation, layers.PrunableLayer):
             for name, variable in operation.maskable.items():
-                self._walk.masks[id(variable)] = operation.masks[name]
+                mask = operation.masks[name]
+                self._walk.masks.setdefault(id(variable), mask)
             operation = operation.layer
         self._walk.visited[id(operation)] = operation
         inputs = tuple(traced[id(tensor)] for tensor in call.inputs)

@@ -15,11 +15,15 @@ class Need:
     Args:
         walk: A `Walk` that looked at the weights.
         groups: The `Groups` of it.
+        only: Boolean array: the groups that may go at all, `None` for all.
     """
 
-    def __init__(self, walk: Walk, groups: Groups):
+    def __init__(
+        self, walk: Walk, groups: Groups, only: np.ndarray | None = None
+    ):
         self._walk = walk
         self._groups = groups
+        self._stays = groups.frozen if only is None else groups.frozen | ~only
         self._calls = collections.Counter(
             id(reading.variable) for reading in walk.readings
         )
@@ -38,7 +42,7 @@ class Need:
 
     def _unneeded(self) -> np.ndarray:
         """Boolean array: the groups that nothing needs, no axis emptied."""
-        kept = self._groups.frozen.copy()
+        kept = self._stays.copy()
         for mixed in self._walk.sums:
             not_zero = mixed.channels.constants != 0
             kept[self._groups.of_slot[mixed.channels.slots[not_zero]]] = True

@@ -238,7 +238,7 @@ class Notes:
             reason: String.
         """
         if isinstance(layer, keras.layers.Layer):
-            for kernel in weights.kernels(layer).values():
+            for kernel in weights.all_kernels(layer).values():
                 slots = self.produce(layer, kernel, len(kernel.shape) - 1)
                 self.table.freeze(slots, reason)
 

@@ -1,6 +1,7 @@
 """Removing channels that nothing depends on, exactly."""
 
 import math
+from collections.abc import Mapping
 
 import keras
 import numpy as np
@@ -92,11 +93,19 @@ class Removal:
 
     Args:
         model: A built Sequential or Functional model.
+        masks: As `Walk` takes them.
+        only: Tuple of a variable, an axis of it, and indices along it: nothing
+            else may go but these channels. `None` for all.
     """
 
-    def __init__(self, model: keras.Model):
+    def __init__(
+        self,
+        model: keras.Model,
+        masks: Mapping[int, np.ndarray] | None = None,
+        only: tuple[keras.Variable, int, np.ndarray] | None = None,
+    ):
         self._model = model
-        self._walk = Walk(model, weigh=True)
+        self._walk = Walk(model, weigh=True, masks=masks)
         self._groups = self._walk.table.solve()
         self._folding = _grouped(self._walk.readings, lambda r: id(r.bias))
         self._configs = _grouped(
@@ -106,9 +115,19 @@ class Removal:
         self._bindings = _grouped(
             self._walk.bindings.values(), lambda b: id(b.variable)
         )
-        self._need = Need(self._walk, self._groups)
+        allowed = None
+        if only is not None:
+            variable, axis, index = only
+            slots = self._walk.bindings[id(variable), axis].slots[index]
+            allowed = np.zeros(len(self._groups), bool)
+            allowed[self._groups.of_slot[slots]] = True
+        self._need = Need(self._walk, self._groups, allowed)
         self._removed = self._need.removed
         self._keep = ~self._removed[self._groups.of_slot]
+
+    def takes(self, variable: keras.Variable, axis: int) -> np.ndarray:
+        """Boolean array: which channels along an axis of a variable go."""
+        return ~self._keep[self._walk.bindings[id(variable), axis].slots]
 
     def filters(self, layer, kernel: PrunableWeight) -> tuple[int, int] | None:
         """How many channels a layer makes, and how many of them go.

@@ -27,6 +27,8 @@ class Walk(Notes):
         pad_layer_norm: Boolean. Whether a group may go through a
             LayerNormalization where only the structure counts. Where weights
             do, what is zero goes.
+        masks: Mapping from the id of a variable to its mask, in place of those
+            that the model holds.
 
     Example:
 
@@ -44,12 +46,16 @@ class Walk(Notes):
     """
 
     def __init__(
-        self, model: keras.Model, weigh: bool, pad_layer_norm: bool = False
+        self,
+        model: keras.Model,
+        weigh: bool,
+        pad_layer_norm: bool = False,
+        masks: Mapping[int, Any] | None = None,
     ):
         super().__init__(weigh)
         self.pad_layer_norm = pad_layer_norm
         self.spans: dict[int, np.ndarray] = {}
-        self.masks: dict[int, Any] = {}
+        self.masks: dict[int, Any] = dict(masks or {})
         self._has_masks = bool(prunable_layers(model))
         self._owners = owners(model)
         Follower(self).follow_all(model)
