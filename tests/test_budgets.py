@@ -264,7 +264,7 @@ def test_a_training_follows_the_way_to_a_budget():
 
 def test_it_goes_with_reconstruction():
     model = _prunable()
-    x = np.random.default_rng(0).normal(size=(128, 8, 8, 2)).astype("float32")
+    x = np.random.default_rng(0).normal(size=(512, 8, 8, 2)).astype("float32")
     kprune.prune(
         model, Budget(macs=0.5), granularity="filter", data=x, reconstruct=True
     )

@@ -36,7 +36,8 @@ class Constant:
         validate_window(self.begin, self.end)
 
     def __call__(self, progress: float) -> float | Budget:
-        return self.sparsity if progress >= self.begin else 0.0
+        asked = validate_target(self.sparsity)
+        return asked if progress >= self.begin else 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,4 +69,5 @@ class OneShot:
         return self.at
 
     def __call__(self, progress: float) -> float | Budget:
-        return self.sparsity if progress >= self.at else 0.0
+        asked = validate_target(self.sparsity)
+        return asked if progress >= self.at else 0.0
