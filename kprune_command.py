@@ -25,7 +25,3 @@ def main() -> int:
     options = parser().parse_args()
     spec.loader.exec_module(package)
     return run(options)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
