@@ -42,7 +42,7 @@ class Plan:
     """What is to be masked where.
 
     Args:
-        model: The model.
+        planner: The `Planner` that made it.
         sparsity: Float: what the allocation shared out.
         wishes: List of `Wish`, one a layer.
         in_groups: List of booleans: of which layers only groups go.
@@ -52,13 +52,24 @@ class Plan:
         chooser: The `GroupChooser` that chose the groups, or `None`.
     """
 
-    model: keras.Model
+    planner: "Planner"
     sparsity: float
     wishes: list[Wish]
     in_groups: list[bool]
     keep: Any
     scorer: Scorer
     chooser: GroupChooser | None = None
+
+    @property
+    def model(self) -> keras.Model:
+        """The model."""
+        return self.planner.model
+
+    @property
+    def goes_by_readers(self) -> bool:
+        """Boolean. Whether groups go, by what kernels lose that read them."""
+        has_groups = self.chooser is not None and bool(self.chooser.classes)
+        return has_groups and self.scorer.scores_groups is not None
 
     def assign(self, but: frozenset[int] = frozenset()) -> None:
         """Sets the masks, but those of some variables, by their ids."""
@@ -148,7 +159,7 @@ class Planner:
             wishes = self._share_out(wishes, sparsity)
         if self.read is None:
             return Plan(
-                self.model,
+                self,
                 sparsity,
                 wishes,
                 self.in_groups,
@@ -174,7 +185,7 @@ class Planner:
 
     def _with(self, wishes, sparsity, keep) -> Plan:
         return Plan(
-            self.model,
+            self,
             sparsity,
             wishes,
             self.in_groups,

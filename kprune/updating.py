@@ -8,13 +8,14 @@ import keras
 from kprune import (
     allocations,
     criteria,
+    fitting,
     granularities,
     keras_internals,
     schedules,
 )
 from kprune.allocations import Allocation
 from kprune.budgets import Budget
-from kprune.choosing import Wish, mask_of
+from kprune.choosing import Wish
 from kprune.criteria import Criterion
 from kprune.granularities import Granularity
 from kprune.measuring.model_meter import ModelMeter
@@ -25,8 +26,7 @@ from kprune.planning import Plan, Planner, ReadGraph
 from kprune.prunable import prunable_layers, weights_of
 from kprune.received import describe_member
 from kprune.reconstruction import Reconstruction
-from kprune.reconstruction.repairing import Repair, all_or_nothing
-from kprune.reconstruction.sites import KernelSite, look
+from kprune.reconstruction.repairing import all_or_nothing
 from kprune.scoring import Scorer, check_requests
 from kprune.structure.by_hand import keeping
 from kprune.structure.graph import channel_graph, readable_or_none
@@ -138,7 +138,8 @@ class MaskUpdater:
         """Recomputes all masks once, and fits what stays.
 
         A criterion that asks for `gram` chooses the mask of a kernel where
-        that is fitted, by what it reads once the layers before it were.
+        that is fitted, by what it reads once the layers before it were; groups
+        in two rounds.
 
         Args:
             model: A model with prunable layers.
@@ -149,19 +150,12 @@ class MaskUpdater:
             Tuple of the sparsity that was shared out and what was fitted.
         """
         plan = self._plan(model, target, 1.0, target)
-        on_the_way = self._on_the_way(plan)
-
-        def choose(site, gram, kernel):
-            wish = on_the_way.get(id(site.weight.variable))
-            if wish is None:
-                return None
-            scorer = plan.scorer.reading(site.weight, gram, kernel)
-            return mask_of(site.weight, wish, None, scorer)
-
-        repair = Repair(model, self._batches, verbose=verbose, choose=choose)
         with all_or_nothing(model):
-            plan.assign(frozenset(on_the_way))
-            return plan.sparsity, repair.run()
+            if plan.goes_by_readers:
+                # What the readers lose is judged again once a part is gone.
+                with fitting.halfway(plan, self._batches):
+                    plan = self._plan(model, target, 1.0, target)
+            return plan.sparsity, fitting.fit(plan, self._batches, verbose)
 
     def _plan(self, model, target, progress, final) -> Plan:
         if not isinstance(target, Budget):
@@ -179,26 +173,6 @@ class MaskUpdater:
         if self._meter is None or self._meter.read is not planner.read:
             self._meter = ModelMeter(planner.model, planner.read, self._batches)
         return self._meter
-
-    def _on_the_way(self, plan: Plan) -> dict[int, Wish]:
-        """The wishes of kernels whose masks are chosen where they are fitted.
-
-        By the ids of their variables.
-        """
-        if "gram" not in requests.names(self._criterion, "criterion"):
-            return {}
-        seen = look(plan.model, self._batches[0].x, lifted=False)
-        fitted = {
-            id(site.weight.variable)
-            for site in seen.sites
-            if isinstance(site, KernelSite)
-        }
-        return {
-            id(weight.variable): wish
-            for wish, is_whole in zip(plan.wishes, plan.in_groups)
-            for weight in wish.kernels
-            if not is_whole and id(weight.variable) in fitted
-        }
 
     def _planner(self, model, progress, way) -> Planner:
         layers = trainable_layers(model)
