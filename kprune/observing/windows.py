@@ -1,6 +1,7 @@
 """What a convolution reads for each of its outputs."""
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -110,9 +111,11 @@ def _slide(x, size, strides, dilation, chosen) -> np.ndarray:
     # Of shape (samples, *outputs, channels, *window).
     views = views[(slice(None), *(slice(None, None, s) for s in strides))]
     steps = tuple(slice(None, None, d) for d in dilation)
-    views = views[(Ellipsis, *steps)]
+    # The channels last, before anything is copied: it is copied once.
+    views = np.moveaxis(views[(Ellipsis, *steps)], x.ndim - 1, -1)
     outputs = views.shape[: x.ndim - 1]
-    rows = np.unravel_index(chosen(int(np.prod(outputs))), outputs)
-    found = views[rows]
-    positions = found.reshape(*found.shape[:2], -1)
-    return positions.swapaxes(1, 2)
+    count = math.prod(outputs)
+    rows = chosen(count)
+    if len(rows) < count:
+        views = views[np.unravel_index(rows, outputs)]
+    return views.reshape(len(rows), -1, x.shape[-1])
