@@ -25,12 +25,14 @@ def step_by_step(model: keras.layers.Layer) -> Iterator[Callable]:
         its arguments, of a cell those of the samples alone whose step is not
         masked; `None` if there is no such sample.
     """
-    settings = {"unroll": True, "use_cudnn": False}
+    # Of what is turned round before Keras gets masks wrong where it unrolls.
+    settings = {"unroll": True, "use_cudnn": False, "go_backwards": False}
     recurrent = [
         layer
         for layer in [model, *sublayers(model)]
         if isinstance(layer, keras.layers.RNN)
     ]
+    backwards = {id(layer) for layer in recurrent if layer.go_backwards}
     changed = []
     # By the id of a cell, which samples count at the steps to come. What calls
     # a cell when there is none, as Keras does to know shapes, does not count.
@@ -41,12 +43,14 @@ def step_by_step(model: keras.layers.Layer) -> Iterator[Callable]:
     }
 
     def loop(layer, call, sequences, initial_state, mask, training=False):
+        if id(layer) in backwards:
+            sequences = keras.ops.flip(sequences, axis=1)
+            mask = None if mask is None else keras.ops.flip(mask, axis=1)
         counts = np.ones(tuple(sequences.shape[:2]), bool)
         if mask is not None:
             counts = to_numpy(mask).astype(bool)
-        steps = counts.T[::-1] if layer.go_backwards else counts.T
         for cell in [layer.cell, *sublayers(layer.cell)]:
-            to_come[id(cell)] = iter(steps)
+            to_come[id(cell)] = iter(counts.T)
         return call(sequences, initial_state, mask, training)
 
     def unmasked(layer, arguments):
