@@ -15,7 +15,8 @@ one process, beside what has to be computed anyway, done by hand:
 
 What is observed may take 1.3 times the passes, and the products on top. The
 ratios are medians of paired ratios of CPU time, with quartiles. The forward
-passes run twice, and the ratio of the two is the control.
+passes run twice, and the ratio of the two is the control. Threads of NumPy that
+wait for each other count as CPU time: `OPENBLAS_NUM_THREADS=1` has none.
 
 With `--resnet50` it is what `kprune.prune(..., reconstruct=True)` takes on
 ResNet50 with random weights and 64 images of 224 x 224: time on the wall and of

@@ -225,9 +225,10 @@ class Observations:
             return call(*args, **kwargs)
 
         owners = [owner for owner, _ in self._owned]
+        values = list(self._as_it_counts())
         with watching(owners, heard), step_by_step(self.model) as unmasked:
             for batch in self._batches:
-                with keras.StatelessScope(list(self._as_it_counts())):
+                with keras.StatelessScope(values):
                     call(self.model, batch.x)
         return found
 
