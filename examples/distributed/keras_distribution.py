@@ -27,6 +27,7 @@ import kprune
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--parallel", choices=["data", "model"], default="data")
+parser.add_argument("--criterion", default="magnitude")
 parser.add_argument("--save", help="a .npz for masks and weights")
 arguments = parser.parse_args()
 
@@ -77,6 +78,7 @@ else:
     batch_size = digits.BATCH_SIZE
 
 model = digits.build_compiled()
+members = digits.members(arguments.criterion)
 history = model.fit(
     x,
     y,
@@ -84,7 +86,7 @@ history = model.fit(
     epochs=digits.EPOCHS,
     shuffle=False,
     verbose=0,
-    callbacks=[kprune.PruningScheduler(digits.SPARSITY)],
+    callbacks=[kprune.PruningScheduler(digits.SPARSITY, **members)],
 )
 
 

@@ -16,6 +16,7 @@ import kprune
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--devices", type=int, default=2)
+parser.add_argument("--criterion", default="magnitude")
 parser.add_argument("--save", help="a .npz for masks and weights")
 arguments = parser.parse_args()
 
@@ -31,6 +32,7 @@ with strategy.scope():
     model = digits.build_compiled()
 
 x, y = digits.load()
+members = digits.members(arguments.criterion)
 history = model.fit(
     x,
     y,
@@ -38,7 +40,7 @@ history = model.fit(
     epochs=digits.EPOCHS,
     shuffle=False,
     verbose=0,
-    callbacks=[kprune.PruningScheduler(digits.SPARSITY)],
+    callbacks=[kprune.PruningScheduler(digits.SPARSITY, **members)],
 )
 
 

@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 import kprune
 
 parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("--criterion", default="magnitude")
 parser.add_argument("--save", help="a .npz for masks and weights")
 arguments = parser.parse_args()
 
@@ -35,7 +36,8 @@ optimizer = torch.optim.SGD(
 loss_function = torch.nn.CrossEntropyLoss()
 batch_size = digits.BATCH_SIZE // processes
 
-pruner = kprune.Pruner(digits.SPARSITY)
+members = digits.members(arguments.criterion)
+pruner = kprune.Pruner(digits.SPARSITY, **members)
 sparsities = []
 for epoch in range(digits.EPOCHS):
     for images, labels in zip(x.split(batch_size), y.split(batch_size)):

@@ -78,6 +78,16 @@ def _grouped(windows: np.ndarray, groups: int) -> np.ndarray:
     return split.transpose(2, 0, 1, 3).reshape(groups, rows, -1)
 
 
+def _totals(windows: Windows, groups: int) -> Callable:
+    """The sums over windows as `(groups, inputs)`."""
+
+    def total(arguments, of):
+        sums, rows = windows.sums(inputs_of(arguments), of)
+        return _grouped(sums[None], groups)[:, 0], rows
+
+    return total
+
+
 def _convolution(owner) -> Iterator[LinearMap]:
     *space, inputs, outputs = owner.kernel.shape
     windows, groups = _windows(owner), owner.groups
@@ -90,6 +100,7 @@ def _convolution(owner) -> Iterator[LinearMap]:
         lambda arguments, chosen: _grouped(
             windows.of(inputs_of(arguments), chosen), groups
         ),
+        _totals(windows, groups),
     )
 
 
@@ -108,6 +119,7 @@ def _transposed(owner) -> Iterator[LinearMap]:
         lambda arguments, chosen: _grouped(
             windows.of(inputs_of(arguments), chosen), 1
         ),
+        _totals(windows, 1),
     )
 
 
@@ -123,6 +135,7 @@ def _depthwise_map(owner, variable) -> LinearMap:
         lambda arguments, chosen: _grouped(
             windows.of(inputs_of(arguments), chosen), channels
         ),
+        _totals(windows, channels),
     )
 
 

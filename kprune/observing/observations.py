@@ -14,7 +14,8 @@ from kprune.observing import gradients, kernels, linear
 from kprune.observing.linear import LinearMap
 from kprune.observing.losses import ModelLoss
 from kprune.observing.samples import Batch, call
-from kprune.observing.watching import step_by_step, watching
+from kprune.observing.steps import step_by_step
+from kprune.observing.watching import watching
 from kprune.prunable import (
     PrunableWeight,
     prunable_layers,
@@ -215,7 +216,8 @@ class Observations:
 
         def heard(layer, call, *args, **kwargs):
             arguments = linear.arguments_of(layer, args, kwargs)
-            for one in maps[id(layer)]:
+            arguments = unmasked(layer, arguments)
+            for one in maps[id(layer)] if arguments else ():
                 total, count = of_call(one, arguments)
                 key = id(one.variable)
                 before, counted = found.get(key, (0.0, 0))
@@ -223,9 +225,10 @@ class Observations:
             return call(*args, **kwargs)
 
         owners = [owner for owner, _ in self._owned]
-        with watching(owners, heard), step_by_step(self.model):
+        values = list(self._as_it_counts())
+        with watching(owners, heard), step_by_step(self.model) as unmasked:
             for batch in self._batches:
-                with keras.StatelessScope(list(self._as_it_counts())):
+                with keras.StatelessScope(values):
                     call(self.model, batch.x)
         return found
 

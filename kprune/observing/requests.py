@@ -33,6 +33,9 @@ the member's own option, and stays.
 Gradients, norms and grams are computed from the data that is given once, as
 `kprune.prune(model, ..., data=)`: see `kprune.observing.samples.read`. The
 weights count as they do then: masked ones are 0, and have a gradient as well.
+Of recurrent layers steps that Keras masks (`mask_zero`, `Masking`) do not
+count, since they change no state. Elsewhere they do: a Dense layer computes
+them like all others, and what comes next may read them.
 
 A criterion that asks for `gram` is called with the kernel as matrices, an array
 of shape `(matrices, inputs, outputs)`, and whatever else it asks for comes in

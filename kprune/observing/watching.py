@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Iterator
 import keras
 import numpy as np
 
-from kprune.keras_internals import sublayers
-
 
 @contextlib.contextmanager
 def watching(
-    layers: Iterable[keras.layers.Layer], instead: Callable
+    layers: Iterable[keras.layers.Layer],
+    instead: Callable,
+    method: str = "call",
 ) -> Iterator[None]:
     """Has something else done when some layers are called.
 
@@ -20,50 +20,26 @@ def watching(
         layers: The layers, each one that Keras calls by itself.
         instead: Callable `(layer, call, *args, **kwargs)` that returns what
             the layer is to return; `call` is the layer's own `call`.
+        method: String. The method that is watched.
     """
     with contextlib.ExitStack() as stack:
         for layer in layers:
             # In the instance's dict, past what Keras tracks.
             state = vars(layer)
-            was = state.get("call")
-            own = layer.call
-            state["call"] = functools.wraps(own)(
+            was = state.get(method)
+            own = getattr(layer, method)
+            state[method] = functools.wraps(own)(
                 functools.partial(instead, layer, own)
             )
-            stack.callback(_restore, state, was)
+            stack.callback(_restore, state, method, was)
         yield
 
 
-def _restore(state: dict, was) -> None:
+def _restore(state: dict, method: str, was) -> None:
     if was is None:
-        del state["call"]
+        del state[method]
     else:
-        state["call"] = was
-
-
-@contextlib.contextmanager
-def step_by_step(model: keras.layers.Layer) -> Iterator[None]:
-    """Has recurrent layers call their cells once a step, with real values.
-
-    A loop of the backend's own would call a cell once, with symbols, or not at
-    all.
-
-    Args:
-        model: `keras.Model` or layer.
-    """
-    settings = {"unroll": True, "use_cudnn": False}
-    changed = []
-    for layer in [model, *sublayers(model)]:
-        if isinstance(layer, keras.layers.RNN):
-            for name, value in settings.items():
-                if hasattr(layer, name):
-                    changed.append((layer, name, getattr(layer, name)))
-                    setattr(layer, name, value)
-    try:
-        yield
-    finally:
-        for layer, name, was in changed:
-            setattr(layer, name, was)
+        state[method] = was
 
 
 def to_numpy(x) -> np.ndarray:

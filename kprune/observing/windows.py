@@ -1,6 +1,8 @@
 """What a convolution reads for each of its outputs."""
 
 import dataclasses
+import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -36,12 +38,43 @@ class Windows:
         Returns:
             Array of shape `(rows, positions, channels)`.
         """
+        views = self._views(x)
+        outputs = views.shape[: -len(self.size) - 1]
+        count = math.prod(outputs)
+        rows = chosen(count)
+        if len(rows) < count:
+            views = views[np.unravel_index(rows, outputs)]
+        return views.reshape(len(rows), -1, views.shape[-1])
+
+    def sums(self, x: np.ndarray, of: Callable) -> tuple[np.ndarray, int]:
+        """The sums over all windows of a function of what is in them.
+
+        Args:
+            x: As `of` takes it.
+            of: Callable from an array to one of its shape.
+
+        Returns:
+            Tuple of an array of shape `(positions, channels)`, and how many
+            windows there are.
+        """
+        views = self._views(x, of)
+        rank = views.ndim - len(self.size) - 1
+        outputs, window = views.shape[:rank], views.shape[rank:]
+        totals = np.zeros(window)
+        # No window is copied, and what they share is computed once.
+        for position in np.ndindex(*window[:-1]):
+            part = views[(*(slice(None),) * rank, *position)]
+            totals[position] = part.sum(axis=tuple(range(rank)), dtype=float)
+        return totals.reshape(-1, window[-1]), math.prod(outputs)
+
+    def _views(self, x, of=np.asarray) -> np.ndarray:
+        """The windows as `(samples, *outputs, *window, channels)`."""
         x = self._channels_last(x)
         padding = [
             self._pad(length, axis) for axis, length in enumerate(x.shape[1:-1])
         ]
-        x = np.pad(x, [(0, 0), *padding, (0, 0)])
-        return _slide(x, self.size, self.strides, self.dilation, chosen)
+        x = of(np.pad(x, [(0, 0), *padding, (0, 0)]))
+        return _slide(x, self.size, self.strides, self.dilation)
 
     def _channels_last(self, x):
         return np.moveaxis(x, 1, -1) if self.channels_first else x
@@ -73,7 +106,7 @@ class TransposedWindows(Windows):
 
     output_padding: tuple[int, ...] | None = None
 
-    def of(self, x: np.ndarray, chosen) -> np.ndarray:
+    def _views(self, x, of=np.asarray) -> np.ndarray:
         x = self._channels_last(x)
         space = x.shape[1:-1]
         spread = [(n - 1) * s + 1 for n, s in zip(space, self.strides)]
@@ -83,8 +116,9 @@ class TransposedWindows(Windows):
             zeros, [(0, 0), *map(self._pad_between, range(len(space))), (0, 0)]
         )
         ones = (1,) * len(space)
-        found = _slide(zeros, self.size, ones, self.dilation, chosen)
-        return found[:, ::-1]
+        views = _slide(of(zeros), self.size, ones, self.dilation)
+        # The kernel is turned round.
+        return np.flip(views, tuple(range(-len(space) - 1, -1)))
 
     def _pad_between(self, axis: int) -> tuple[int, int]:
         """How Keras pads what has zeros between its values."""
@@ -103,16 +137,12 @@ class TransposedWindows(Windows):
         return left, total - left
 
 
-def _slide(x, size, strides, dilation, chosen) -> np.ndarray:
+def _slide(x, size, strides, dilation) -> np.ndarray:
     reaches = [(n - 1) * d + 1 for n, d in zip(size, dilation)]
     axes = tuple(range(1, x.ndim - 1))
     views: Any = np.lib.stride_tricks.sliding_window_view(x, reaches, axes)
     # Of shape (samples, *outputs, channels, *window).
     views = views[(slice(None), *(slice(None, None, s) for s in strides))]
     steps = tuple(slice(None, None, d) for d in dilation)
-    views = views[(Ellipsis, *steps)]
-    outputs = views.shape[: x.ndim - 1]
-    rows = np.unravel_index(chosen(int(np.prod(outputs))), outputs)
-    found = views[rows]
-    positions = found.reshape(*found.shape[:2], -1)
-    return positions.swapaxes(1, 2)
+    # The channels last, before anything is copied: it is copied once.
+    return np.moveaxis(views[(Ellipsis, *steps)], x.ndim - 1, -1)

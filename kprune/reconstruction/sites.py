@@ -14,8 +14,12 @@ from kprune.observing import kernels, linear
 from kprune.observing.linear import LinearMap
 from kprune.observing.samples import Batch
 from kprune.observing.samples import call as call_on
-from kprune.observing.watching import step_by_step, to_numpy, watching
+from kprune.observing.steps import step_by_step
+from kprune.observing.watching import to_numpy, watching
 from kprune.prunable import PrunableWeight, all_weights, prunable_layers
+
+# One alone could lose its axis where a model squeezes.
+_LOOKED_AT = 2
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -165,8 +169,10 @@ def look(model: keras.Model, x: Any, lifted: bool) -> Seen:
             made.append((outputs, key))
         return outputs
 
+    # All activations are held at once: of as few samples as can be.
+    few = keras.tree.map_structure(lambda leaf: leaf[:_LOOKED_AT], x)
     with _calls(model, list(owners.values()), heard, lifted):
-        call_on(model, x)
+        call_on(model, few)
     return seen
 
 

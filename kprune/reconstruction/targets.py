@@ -127,18 +127,20 @@ def _take(batches: list[Batch], indices: np.ndarray) -> list[Batch]:
         of_batch = indices[(indices >= start) & (indices < start + len(batch))]
         rows = of_batch - start
         start += len(batch)
-        leaves = [leaf[rows] for leaf in keras.tree.flatten(batch.x)]
-        if not len(rows):
-            continue
-        numbers += sum(leaf.size for leaf in leaves)
-        is_alike = found and all(
-            leaf.shape[1:] == other.shape[1:]
-            for leaf, other in zip(leaves, found[-1][-1])
-        )
-        if not is_alike or numbers > _NUMBERS:
-            found.append([])
-            numbers = sum(leaf.size for leaf in leaves)
-        found[-1].append(leaves)
+        whole = keras.tree.flatten(batch.x)
+        of_sample = sum(leaf[:1].size for leaf in whole)
+        step = max(_NUMBERS // max(of_sample, 1), 1)
+        for first in range(0, len(rows), step):
+            leaves = [leaf[rows[first : first + step]] for leaf in whole]
+            numbers += sum(leaf.size for leaf in leaves)
+            is_alike = found and all(
+                leaf.shape[1:] == other.shape[1:]
+                for leaf, other in zip(leaves, found[-1][-1])
+            )
+            if not is_alike or numbers > _NUMBERS:
+                found.append([])
+                numbers = sum(leaf.size for leaf in leaves)
+            found[-1].append(leaves)
     return [
         Batch(
             keras.tree.pack_sequence_as(

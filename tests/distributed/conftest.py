@@ -92,7 +92,7 @@ def check(digits):
     That run is `fit` in this process, on the same batches.
     """
 
-    def compare(results):
+    def compare(results, criterion="magnitude"):
         model = digits.build_compiled()
         x, y = digits.load()
         history = model.fit(
@@ -102,7 +102,11 @@ def check(digits):
             epochs=digits.EPOCHS,
             shuffle=False,
             verbose=0,
-            callbacks=[kprune.PruningScheduler(digits.SPARSITY)],
+            callbacks=[
+                kprune.PruningScheduler(
+                    digits.SPARSITY, **digits.members(criterion)
+                )
+            ],
         )
         variables = digits.masks_and_weights(model)
         masks, weights = (

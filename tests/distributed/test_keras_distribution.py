@@ -29,12 +29,14 @@ def test_data_parallel_on_two_devices(start, check, equal_on_all_devices):
     check(results)
 
 
+@pytest.mark.parametrize("criterion", ["magnitude", "taylor"])
 def test_data_parallel_in_two_processes(
-    start, check, equal_on_all_devices, two_processes
+    start, check, equal_on_all_devices, two_processes, criterion
 ):
-    results = start(["keras_distribution.py"], two_processes)
+    script = ["keras_distribution.py", "--criterion", criterion]
+    results = start(script, two_processes)
     equal_on_all_devices(results, 2)
-    check(results)
+    check(results, criterion)
 
 
 def _assert_halves(digits, results):

@@ -7,7 +7,9 @@ if keras.backend.backend() != "tensorflow":
     pytest.skip("a strategy of TensorFlow", allow_module_level=True)
 
 
-def test_two_replicas(start, check, equal_on_all_devices):
-    results = start(["mirrored_strategy.py", "--devices", "2"], [{}])
+@pytest.mark.parametrize("criterion", ["magnitude", "taylor"])
+def test_two_replicas(start, check, equal_on_all_devices, criterion):
+    script = ["mirrored_strategy.py", "--devices", "2"]
+    results = start([*script, "--criterion", criterion], [{}])
     equal_on_all_devices(results, 2)
-    check(results)
+    check(results, criterion)

@@ -7,7 +7,8 @@ if keras.backend.backend() != "torch":
     pytest.skip("a wrapper of torch", allow_module_level=True)
 
 
-def test_two_processes(start, check, equal_on_all_devices, port):
+@pytest.mark.parametrize("criterion", ["magnitude", "taylor"])
+def test_two_processes(start, check, equal_on_all_devices, port, criterion):
     environments = [
         {
             # What torchrun sets.
@@ -19,6 +20,6 @@ def test_two_processes(start, check, equal_on_all_devices, port):
         }
         for process in range(2)
     ]
-    results = start(["torch_ddp.py"], environments)
+    results = start(["torch_ddp.py", "--criterion", criterion], environments)
     equal_on_all_devices(results, 2)
-    check(results)
+    check(results, criterion)

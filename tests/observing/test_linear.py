@@ -6,7 +6,8 @@ import pytest
 from keras import layers
 
 from kprune.observing import kernels, linear
-from kprune.observing.watching import step_by_step, to_numpy, watching
+from kprune.observing.steps import step_by_step
+from kprune.observing.watching import to_numpy, watching
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -238,6 +238,48 @@ def test_all_calls_of_a_shared_layer_count():
     np.testing.assert_allclose(observed.gram(weight)[0], expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("backwards", [False, True])
+def test_steps_that_are_masked_do_not_count(backwards):
+    model = _sequential(
+        layers.Embedding(5, 3, mask_zero=True),
+        layers.RNN(
+            [layers.SimpleRNNCell(4), layers.SimpleRNNCell(2)],
+            return_sequences=True,
+            go_backwards=backwards,
+        ),
+        layers.Dense(2),
+        shape=(4,),
+        dtype="int32",
+    )
+    # No sample has all, some step is of none, and one within is left out.
+    indices = np.array([[1, 0, 2, 0], [3, 0, 4, 0], [0, 0, 1, 0]])
+    embedding, first, state, second, _, dense = prunable_weights(model)
+    read, of_state, of_second = [], [], []
+    rnn = model.layers[1].layer.cell.cells
+    for sample in indices[:, ::-1] if backwards else indices:
+        states = np.zeros(4), np.zeros(2)
+        for index in sample[sample > 0]:
+            x = embedding.value()[index]
+            read.append(x)
+            of_state.append(states[0])
+            one = np.tanh(x @ first.value() + states[0] @ state.value())
+            of_second.append(one)
+            two = one @ second.value()
+            two = two + states[1] @ to_numpy(rnn[1].recurrent_kernel)
+            states = one, np.tanh(two)
+    observed = Observations(model, [Batch(indices)])
+    for weight, rows in ((first, read), (state, of_state), (second, of_second)):
+        expected = np.transpose(rows) @ rows / 5
+        found = observed.gram(weight)[0]
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+    # Elsewhere all steps are computed, and count: 12.
+    outputs = model.layers[1](model.layers[0](indices))
+    outputs = ops.convert_to_numpy(outputs).reshape(12, 2)
+    expected = outputs.T @ outputs / 12
+    found = observed.gram(dense)[0]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
 def test_an_index_reads_one_row():
     model = _built("embedding")
     observed = Observations(model, [Batch(np.array([[0, 0, 1, 4]]))])
