@@ -12,9 +12,9 @@ training, `strip` cuts out what went, `export` writes a file.
 
 import os as _os
 
-from kprune import as_module as _as_module
+from kprune import as_command as _as_command
 
-_as_module.begin(_os.path.dirname(_os.path.dirname(__file__)))
+_as_command.begin(_os.path.dirname(_os.path.dirname(__file__)))
 
 from kprune import allocations as allocations
 from kprune import criteria as criteria

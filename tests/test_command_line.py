@@ -6,6 +6,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import sysconfig
 
 import keras
 import numpy as np
@@ -584,9 +585,6 @@ def test_layers_of_a_user_are_imported(folder, capsys, monkeypatch):
     assert capsys.readouterr().out.startswith("group 0")
 
 
-SCRIPT = "import sys; from kprune_command import main; sys.exit(main())"
-
-
 @pytest.mark.parametrize("is_script", [True, False], ids=["script", "module"])
 @pytest.mark.parametrize(
     ("arguments", "code"),
@@ -595,19 +593,14 @@ SCRIPT = "import sys; from kprune_command import main; sys.exit(main())"
 def test_arguments_are_read_before_anything_is_imported(
     tmp_path, is_script, arguments, code
 ):
-    # What `pip` makes lies in another folder.
-    script = tmp_path / "bin" / "kprune"
-    script.parent.mkdir()
-    script.write_text(SCRIPT)
-    here = tmp_path / "here"
-    here.mkdir()
+    script = os.path.join(sysconfig.get_path("scripts"), "kprune")
     # Nothing in the current folder stands for a module.
     for name in ("argparse", "json", "keras", "numpy", "pathlib"):
-        (here / f"{name}.py").write_text("raise SystemExit('mine')")
-    started = [str(script)] if is_script else ["-m", "kprune"]
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('mine')")
+    started = [script] if is_script else ["-m", "kprune"]
     ended = subprocess.run(
         [sys.executable, "-X", "importtime", *started, *arguments],
-        cwd=here,
+        cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": ROOT},
         capture_output=True,
         text=True,
