@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import warnings
 from collections.abc import Iterator
 
 import numpy as np
@@ -60,7 +61,10 @@ def halfway(plan: Plan, batches: list[Batch]) -> Iterator[None]:
     variables = plan.model.variables
     values = [np.copy(weights.to_numpy(variable)) for variable in variables]
     some = batches[: math.ceil(len(batches) * _SHARE)]
-    fit(plan.planner.at(1.0 - math.sqrt(1.0 - plan.sparsity)), some)
+    with warnings.catch_warnings():
+        # The fit that counts says it if there are few.
+        warnings.simplefilter("ignore", UserWarning)
+        fit(plan.planner.at(1.0 - math.sqrt(1.0 - plan.sparsity)), some)
     yield
     for variable, value in zip(variables, values):
         variable.assign(value)

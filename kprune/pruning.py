@@ -1,5 +1,6 @@
 """`prune`: sets the masks of a model once."""
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from kprune.allocations import Allocation
 from kprune.budgets import Budget
 from kprune.criteria import Criterion
 from kprune.granularities import Granularity
+from kprune.meeting import Met
 from kprune.reconstruction import Reconstruction
 from kprune.updating import MaskUpdater
 from kprune.wrappers import trainable_layers
@@ -112,6 +114,20 @@ def prune(
     return model
 
 
+@dataclasses.dataclass(frozen=True)
+class Pruned:
+    """What `prune` did.
+
+    Args:
+        met: `kprune.meeting.Met`, `None` where no budget was asked for.
+        reconstruction: `kprune.reconstruction.Reconstruction`, `None` where
+            nothing was to be reconstructed.
+    """
+
+    met: Met | None
+    reconstruction: Reconstruction | None
+
+
 def set_masks(
     model: keras.Model,
     sparsity: float | Budget,
@@ -120,8 +136,8 @@ def set_masks(
     reconstruct: bool,
     verbose: int,
     **members: Any,
-) -> Reconstruction | None:
-    """Does what `prune` does, and returns what was reconstructed.
+) -> "Pruned":
+    """Does what `prune` does, and returns how.
 
     Args:
         model: As `prune` takes it.
@@ -132,8 +148,7 @@ def set_masks(
         **members: The other arguments of `prune`.
 
     Returns:
-        `kprune.reconstruction.Reconstruction`, or `None` where nothing was to
-        be reconstructed.
+        `Pruned`.
 
     Raises:
         ValueError: As `prune` does.
@@ -156,4 +171,4 @@ def set_masks(
     # At the line that calls `prune`.
     shortfall.warn_if_nothing_went(layers, reached, granularity, stacklevel=4)
     shortfall.warn_if_some_came_back(before, stacklevel=4)
-    return result
+    return Pruned(updater.met, result)

@@ -128,6 +128,7 @@ class MaskUpdater:
             model: A model with prunable layers.
             target: As `update` takes it.
         """
+        self._wishes(model)
         if isinstance(target, Budget):
             planner = self._planner(model, 1.0, target.way)
             check_reachable(planner, target, self._meter_of(planner))
@@ -175,6 +176,15 @@ class MaskUpdater:
         return self._meter
 
     def _planner(self, model, progress, way) -> Planner:
+        wishes, read = self._wishes(model)
+        observations = None
+        if self._batches is not None:
+            observations = Observations(model, self._batches, self._loss)
+        scorer = Scorer(self._criterion, _places(model), progress, observations)
+        return Planner(model, wishes, scorer, self._allocation, read, way)
+
+    def _wishes(self, model) -> tuple[list[Wish], ReadGraph | None]:
+        """What can be masked in which shape, and the graph if that counts."""
         layers = trainable_layers(model)
         if not any(layer.built for layer in layers):
             raise ValueError(
@@ -182,10 +192,6 @@ class MaskUpdater:
                 "to mask. Start it with `keras.Input(shape)`, or call it on "
                 "data first."
             )
-        observations = None
-        if self._batches is not None:
-            observations = Observations(model, self._batches, self._loss)
-        scorer = Scorer(self._criterion, _places(model), progress, observations)
         wishes = [
             Wish(layer, weights_of(layer), 0.0, self._granularity_of(layer))
             for layer in layers
@@ -196,7 +202,7 @@ class MaskUpdater:
             _check_groups_go(self._keep, model, read, wishes)
         if read is not None and len(by_groups) == len(wishes):
             _check_any_free(model, read.channels, layers)
-        return Planner(model, wishes, scorer, self._allocation, read, way)
+        return wishes, read
 
     def _granularity_of(self, layer) -> Granularity:
         if self._granularity is not None:

@@ -190,7 +190,8 @@ def outputs_of_tflite(path, x):
     return np.array(found)
 
 
-HALF_OF_THE_FILTERS = ("--sparsity", "0.5", "--granularity", "filter")
+FILTERS = ("--granularity", "filter")
+HALF_OF_THE_FILTERS = ("--sparsity", "0.5", *FILTERS)
 
 
 @TENSORFLOW_ONLY
@@ -217,6 +218,32 @@ def test_prune_fits_what_stays_and_exports(folder, capsys):
     assert np.mean((fitted - dense) ** 2) < np.mean((masks_only - dense) ** 2)
     assert main([*arguments, "--data", "many.npy", "--force"]) == 0
     assert "Reconstructed from 96 samples" in capsys.readouterr().out
+
+
+def test_prune_to_a_budget(folder, capsys):
+    arguments = ["prune", "dense.keras", "small.keras", "--budget"]
+    told = run(capsys, *arguments, "parameters=0.5,macs=0.9", *FILTERS)
+    met = told["budget"]
+    small = keras.saving.load_model("small.keras")
+    assert met["reached"]["parameters"] == small.count_params()
+    assert met["binds"] == "parameters" and met["asked"]["macs"] > 0
+    told = run(
+        capsys, *arguments, f"bytes={told['bytes']}", *FILTERS, "--force"
+    )
+    assert told["bytes"] == told["budget"]["reached"]["bytes"]
+    assert main([*arguments, "macs=0.5", *FILTERS, "--force"]) == 0
+    assert "macs (binds)" in capsys.readouterr().out
+    # Nothing is written where it cannot be met.
+    before = pathlib.Path("small.keras").read_bytes()
+    said = failure(capsys, *arguments, "macs=1e-4", *FILTERS, "--force")
+    assert "macs can fall to" in said
+    said = failure(capsys, *arguments, "flops=0.5", *FILTERS, "--force")
+    assert "Received: flops" in said
+    assert pathlib.Path("small.keras").read_bytes() == before
+    for wrong in (["macs:0.5"], ["macs=0.5", "--sparsity", "0.5"]):
+        with pytest.raises(SystemExit):
+            main([*arguments, *wrong, *FILTERS])
+    assert "not allowed with" in capsys.readouterr().err
 
 
 class Terminal(io.StringIO):

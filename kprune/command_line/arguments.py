@@ -174,11 +174,17 @@ def _prune(command) -> None:
         "Prunes a trained model without training, and exports it",
         write=_WRITTEN,
     )
-    added.add_argument(
-        "--sparsity",
-        type=float,
-        required=True,
-        help="the fraction that goes, in [0, 1)",
+    how_much = added.add_mutually_exclusive_group(required=True)
+    how_much.add_argument(
+        "--sparsity", type=float, help="the fraction that goes, in [0, 1)"
+    )
+    how_much.add_argument(
+        "--budget",
+        type=_numbers,
+        metavar="KEY=NUMBER,...",
+        help="how much may stay, up to 1 a share, above it absolute: of "
+        "parameters, macs, bytes, gzip_bytes or latency, such as "
+        "macs=0.5,bytes=200000",
     )
     added.add_argument(
         "--granularity",
@@ -214,6 +220,17 @@ def _prune(command) -> None:
         help="a loss of Keras, for criteria that ask for gradients",
     )
     _file_options(added)
+
+
+def _numbers(text: str) -> dict[str, float]:
+    """Reads `key=number,key=number`."""
+    try:
+        pairs = (part.split("=") for part in text.split(","))
+        return {key.strip(): float(number) for key, number in pairs}
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"expected KEY=NUMBER, such as macs=0.5, received {text!r}"
+        ) from None
 
 
 def _file_options(added) -> None:

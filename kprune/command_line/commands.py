@@ -7,11 +7,11 @@ returns both: a dict, and a string.
 import dataclasses
 
 from kprune import exporting, pruning, stripping
+from kprune.budgets import Budget
 from kprune.conversion import make_prunable
 from kprune.exporting import target
 from kprune.files import load_arrays, load_model
 from kprune.measuring import costs, reporting
-from kprune.reconstruction import Reconstruction
 from kprune.structure import removal
 from kprune.structure.graph import channel_graph
 from kprune.tflite.sparse_inference import check_sparse_inference
@@ -101,14 +101,21 @@ def export(options, steps):
 def prune(options, steps):
     """Prunes a trained model, fits what stays, writes a file for a device."""
     data = options.data and _data(options.data)
-    repairs: list[Reconstruction] = []
+    arguments = _exported(options)
+    asked = options.sparsity
+    if options.budget:
+        format = target.format_of(options.output, options.format)
+        asked = Budget(
+            **options.budget, format=format, quantize=options.quantize
+        )
+    done: list[pruning.Pruned] = []
 
     def pruned(model):
         model = make_prunable(model)
         with steps.giving_way() as verbose:
             result = pruning.set_masks(
                 model,
-                options.sparsity,
+                asked,
                 criterion=options.criterion,
                 granularity=options.granularity,
                 allocation=options.allocation,
@@ -117,18 +124,21 @@ def prune(options, steps):
                 reconstruct=data is not None and options.reconstruct,
                 verbose=verbose,
             )
-        if result is not None:
-            repairs.append(result)
+        done.append(result)
         return model
 
-    arguments = _exported(options)
     if arguments["representative_data"] is None and options.quantize == "int8":
         samples = data[0] if isinstance(data, tuple) else data
         arguments["representative_data"] = samples
     found, text = _write(options, steps, pruned, "Pruning", **arguments)
-    for repair in repairs:
+    (result,) = done
+    if result.reconstruction is not None:
+        repair = result.reconstruction
         found = {**found, "reconstruction": dataclasses.asdict(repair)}
         text = f"{repair}\n{text}"
+    if result.met is not None:
+        found = {**found, "budget": result.met.to_dict()}
+        text = f"{result.met}\n{text}"
     return found, text
 
 
