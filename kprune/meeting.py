@@ -6,13 +6,21 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import keras
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from kprune.allocations.names import uniform
 from kprune.budgets import COUNTED, Budget
+from kprune.choosing import Wish
+from kprune.criteria import magnitude
+from kprune.granularities import Filter
 from kprune.measuring.model_meter import ModelMeter
-from kprune.planning import Plan, Planner
+from kprune.planning import Plan, Planner, ReadGraph
+from kprune.prunable import prunable_layers, weights_of
+from kprune.scoring import Scorer
+from kprune.structure.graph import channel_graph
 
 # All but one of each goes: `floor(n * s)` is rounded up to there.
 _MOST = 1.0 - 1e-9
@@ -127,6 +135,33 @@ def check_reachable(
         search.most(meter.of)
     if not search.is_counted:
         search.most(search.measure)
+
+
+def reachable(model: keras.Model, graph: keras.Model) -> dict[str, float]:
+    """How far parameters and multiply-accumulates fall where filters go.
+
+    Args:
+        model: A model with prunable layers.
+        graph: The same as a Sequential or Functional one.
+
+    Returns:
+        Dict from `"parameters"` and `"macs"`, where these are known, to the
+        share of the dense model that is left when all filters go that can.
+    """
+    wishes = [
+        Wish(layer, weights_of(layer), 0.0, Filter())
+        for layer in prunable_layers(model)
+        if layer.trainable and layer.built
+    ]
+    read = ReadGraph(graph, channel_graph(graph))
+    planner = Planner(model, wishes, Scorer(magnitude, {}, 1.0), uniform, read)
+    meter = ModelMeter(model, read)
+    least = meter.counted(planner.at(_MOST))
+    return {
+        key: least[key] / whole
+        for key, whole in meter.counted(None).items()
+        if whole
+    }
 
 
 class _Search:

@@ -28,7 +28,7 @@ def names(digits):
     return {
         "x": x[:200],
         "y": y[:200],
-        "samples": x[:200],
+        "samples": x,
         "trained_model": kprune.strip(convnet()),
     }
 

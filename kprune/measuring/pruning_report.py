@@ -62,6 +62,9 @@ class PruningReport:
         macs: Integer. Multiply-accumulates for one sample; `None` if unknown.
         comparison: `kprune.measuring.comparison.Comparison` with the dense
             model; `None` if none was given.
+        reachable: Dict from `"parameters"` and `"macs"` to the share of the
+            dense model that is left when all filters go that can, `None` for a
+            model without prunable layers: what a `kprune.Budget` can ask for.
 
     Example:
 
@@ -81,6 +84,7 @@ class PruningReport:
     parameters: int
     macs: int | None
     comparison: Comparison | None = None
+    reachable: dict[str, float] | None = None
 
     @property
     def sparsity(self) -> float:
@@ -117,6 +121,7 @@ class PruningReport:
             "prunable_sparsity": self.prunable_sparsity,
             "filters": self.filters,
             "filters_removed": self.filters_removed,
+            "reachable": self.reachable,
             "layers": [
                 {**dataclasses.asdict(layer), "sparsity": layer.sparsity}
                 for layer in self.layers
@@ -158,6 +163,12 @@ class PruningReport:
             lines.append(
                 f"Of the {self.prunable_weights:,} weights with masks "
                 f"{self.prunable_sparsity:.1%} are zeros."
+            )
+        if self.reachable:
+            shares = (f"{k} {v:.3g}" for k, v in self.reachable.items())
+            lines.append(
+                "Whole filters can bring it down to these shares of the dense "
+                f"model: {', '.join(shares)}."
             )
         without = [layer.name for layer in self.layers if not layer.weights]
         if without:

@@ -10,6 +10,7 @@ from kprune import (
     granularities,
     keras_internals,
     masks,
+    meeting,
     received,
     weights,
 )
@@ -116,6 +117,9 @@ def _report(model, dense, data, files, latency) -> PruningReport:
         reason = _reason(layer, removal) if is_prunable else ""
         count = macs.get(id(unwrapped(layer)))
         rows.append(_layer_report(layer, removal, count, reason))
+    least = None
+    if is_prunable and graph is not None:
+        least = meeting.reachable(model, graph)
     made = PruningReport(
         model.name,
         tuple(rows),
@@ -123,6 +127,7 @@ def _report(model, dense, data, files, latency) -> PruningReport:
         *count_zeros(prunable_weights(model)),
         costs.parameters(model),
         total,
+        reachable=least,
     )
     if dense is None:
         return made
