@@ -8,7 +8,8 @@ two networks with random weights are computed on 256 random images, in turns in
 one process, beside what has to be computed anyway, done by hand:
 
 * forward: the model called on each batch.
-* products: X'X in float64 for each kernel and batch, the rows X being there.
+* products: X'X in float32, that of the models, for each kernel and batch, the
+  rows X being there.
 * squares: the sums of X * X over the rows.
 * both: the loss's gradients by all kernels, compiled anew each time, as
   observing does it: a pass forward and one backward for each batch.
@@ -70,7 +71,7 @@ def rows_of(model, batch) -> list[np.ndarray]:
 
     def tell(site, place, read):
         if isinstance(site, KernelSite):
-            found.append(read())
+            found.append(read().astype("float32"))
 
     seen = look(model, batch.x, lifted=False)
     every = 1 << 40

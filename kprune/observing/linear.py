@@ -6,12 +6,15 @@ its layer: the rows of a convolution are its windows, one for each position.
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import keras
 import numpy as np
 
 from kprune.observing.watching import to_numpy
+
+# How many numbers of rows are in memory at once, 64 MB.
+_NUMBERS = 1 << 24
 
 # From a number of rows to the indices of those that are wanted.
 Chosen = Callable[[int], np.ndarray]
@@ -85,8 +88,31 @@ class LinearMap:
             Tuple of a float array of shape `(matrices, inputs, inputs)` and an
             integer.
         """
-        rows = self.read(arguments, every)
-        return rows.swapaxes(1, 2) @ rows, rows.shape[1]
+        matrices, inputs, _ = self.shape
+        sums, count = np.zeros((matrices, inputs, inputs)), 0
+        for piece in self._pieces(arguments):
+            rows = self.read(piece, every)
+            # As precise as the inputs here; summed in float64.
+            sums += rows.swapaxes(1, 2) @ rows
+            count += rows.shape[1]
+        return sums, count
+
+    def _pieces(self, arguments: dict) -> Iterator[dict]:
+        """The arguments for some samples at a time, where these are apart.
+
+        The windows of a convolution take several times the memory of what
+        they are of.
+        """
+        if self.total is None:
+            yield arguments
+            return
+        x = inputs_of(arguments)
+        matrices, inputs, _ = self.shape
+        # Of a depthwise kernel each matrix reads one of the channels.
+        numbers = x[:1].size * max(inputs * matrices // x.shape[-1], 1)
+        step = max(_NUMBERS // numbers, 1)
+        for start in range(0, len(x), step):
+            yield {**arguments, "inputs": x[start : start + step]}
 
 
 class IndexMap(LinearMap):

@@ -43,9 +43,9 @@ def _restore(state: dict, method: str, was) -> None:
 
 
 def to_numpy(x) -> np.ndarray:
-    """A tensor as an array; floats as float64, in which moments are summed."""
+    """A tensor as an array; floats of less than 32 bits as float32."""
     # A variable that a scope gives another value is that value.
     array = keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(x))
-    if array.dtype.kind in "iub":
+    if array.dtype.kind in "iub" or array.dtype.itemsize >= 4:
         return array
-    return array.astype(np.float64)
+    return array.astype(np.float32)

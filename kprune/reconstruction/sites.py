@@ -270,7 +270,7 @@ class Sample:
 
 def _read(site, arguments, wanted, place) -> np.ndarray:
     if not isinstance(site, KernelSite):
-        return to_numpy(arguments["inputs"])
+        return to_numpy(arguments["inputs"]).astype(np.float64)
 
     def chosen(count):
         # The same in the dense model and in the pruned one.
@@ -280,4 +280,4 @@ def _read(site, arguments, wanted, place) -> np.ndarray:
         generator = np.random.default_rng(place)
         return np.sort(generator.choice(count, size, replace=False))
 
-    return site.map.read(arguments, chosen)
+    return site.map.read(arguments, chosen).astype(np.float64)
