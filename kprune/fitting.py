@@ -16,8 +16,8 @@ from kprune.reconstruction import Reconstruction
 from kprune.reconstruction.repairing import Repair
 from kprune.reconstruction.sites import KernelSite, look
 
-# Of the samples: to choose by, a rough fit serves as well.
-_SHARE = 0.25
+# How many samples: to choose by, a rough fit serves as well.
+_SAMPLES = 256
 
 
 def fit(plan: Plan, batches: list[Batch], verbose: int = 0) -> Reconstruction:
@@ -60,7 +60,8 @@ def halfway(plan: Plan, batches: list[Batch]) -> Iterator[None]:
     """
     variables = plan.model.variables
     values = [np.copy(weights.to_numpy(variable)) for variable in variables]
-    some = batches[: math.ceil(len(batches) * _SHARE)]
+    counts = np.cumsum([len(batch) for batch in batches])
+    some = batches[: 1 + np.count_nonzero(counts < _SAMPLES)]
     with warnings.catch_warnings():
         # The fit that counts says it if there are few.
         warnings.simplefilter("ignore", UserWarning)

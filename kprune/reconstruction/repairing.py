@@ -27,6 +27,8 @@ from kprune.reconstruction.targets import BLOCK, CHECK, FIT, Targets
 _KEPT = "kept as it was"
 # As strong as that of the criteria that see second moments.
 _DAMPING = 0.01
+# Of more rows than this for each input little can be fitted to chance.
+_MANY = 10
 # Fewer than these were seen to fit to chance.
 _FEW = 64
 
@@ -215,7 +217,8 @@ class Repair:
         starts = range(0, site.map.shape[1], BLOCK)
         note = f"solved in {len(starts)} blocks" if len(starts) > 1 else ""
         fitted = matrices
-        rows, left = 0, np.zeros((1, 1, 1))
+        rows = 0
+        solutions: list[tuple[np.ndarray, np.ndarray]] = []
         for start in starts:
             block = slice(start, start + BLOCK)
             seen_with = fitted
@@ -232,22 +235,27 @@ class Repair:
                     matrices = np.where(masks, dense, 0).astype(float)
                     cross = cross + gram @ (fitted - matrices)
                     fitted = matrices
-            fitted = fitted.copy()
-            for index, mask in enumerate(masks):
-                old = fitted[index, block]
-                fitted[index, block] = least_squares.fit(
-                    gram[index],
-                    cross[index] + gram[index] @ old,
-                    old,
-                    mask[block],
-                )
-            left = moments.left_by((fitted - seen_with)[:, block])
+            solutions = []
+            for damping in _dampings(rows, site.map.shape[1], len(starts)):
+                found = fitted.copy()
+                for index, mask in enumerate(masks):
+                    old = fitted[index, block]
+                    found[index, block] = least_squares.fit(
+                        gram[index],
+                        cross[index] + gram[index] @ old,
+                        old,
+                        mask[block],
+                        damping=damping,
+                    )
+                left = moments.left_by((found - seen_with)[:, block])
+                solutions.append((found, left))
+            fitted = solutions[0][0]
         if rows < site.map.shape[1]:
             note = (
                 f"{rows:,} rows for {site.map.shape[1]:,} inputs; "
                 "damping holds the rest"
             )
-        fit = _Fit(masks, matrices, fitted, left, is_free, note)
+        fit = _Fit(masks, matrices, solutions, is_free, note)
         return self._decide(site, of_dense, seen, fit)
 
     @staticmethod
@@ -268,34 +276,38 @@ class Repair:
     def _decide(
         self, site, of_dense, seen, fit: "_Fit"
     ) -> tuple[float, float, str]:
-        """Takes a fit where its error on held-out samples is lower."""
-        old_bias = new_bias = np.zeros((1, 1, 1))
+        """Takes the fit with the least error on held-out samples, if any."""
+        kept_bias = np.zeros((1, 1, 1), bool)
+        old_bias = np.zeros((1, 1, 1))
         if site.bias is not None:
             kept_bias = site.outputs_of(self._kept_bias(site))
             old_bias = site.outputs_of(weights.to_numpy(site.bias))
-            old_bias = np.where(kept_bias, old_bias, 0.0)
-            new_bias = np.where(kept_bias, fit.left, 0.0)
-        before, after = self._errors(
+        candidates = [
+            (matrices, np.where(kept_bias, bias, 0.0))
+            for matrices, bias in [(fit.before, old_bias), *fit.solutions]
+        ]
+        before, *errors = self._errors(
             site,
             of_dense,
             seen,
-            [(fit.before, old_bias), (fit.after, new_bias)],
+            candidates,
             fit.is_there,
             is_centred=fit.is_free and site.bias is None,
         )
+        best = int(np.argmin(errors))
+        after, (fitted, left) = errors[best], fit.solutions[best]
         kept = site.map.kernel(fit.masks)
         if self._choose is not None and site.weight.mask is not None:
             site.weight.mask.assign(kept)
         if not after < before:
             return before, before, "; ".join(filter(None, [_KEPT, fit.note]))
-        self._set(site.weight.variable, site.map.kernel(fit.after), kept)
+        self._set(site.weight.variable, site.map.kernel(fitted), kept)
         if site.bias is not None:
             shape = tuple(site.bias.shape)
-            self._set(
-                site.bias, new_bias.reshape(shape), kept_bias.reshape(shape)
-            )
+            bias = np.where(kept_bias, left, 0.0)
+            self._set(site.bias, bias.reshape(shape), kept_bias.reshape(shape))
         lacks = fit.is_there if site.bias is None else False
-        lacking = np.where(lacks, fit.left, 0.0)
+        lacking = np.where(lacks, left, 0.0)
         self._lacking[id(site.owner)] = lacking.ravel()
         return before, after, fit.note
 
@@ -392,17 +404,16 @@ class _Fit:
     Args:
         masks: Boolean array of shape `(matrices, inputs, outputs)`.
         before: Float array of that shape: the kernel as it was.
-        after: Float array of that shape: as it was fitted.
-        left: Float array of shape `(matrices, 1, outputs)`: the mean of what
-            the fit leaves to a bias.
+        solutions: List of tuples: a float array of that shape, the kernel as
+            it was fitted, and one of shape `(matrices, 1, outputs)`, the mean
+            of what that leaves to a bias.
         is_free: Boolean. Whether something takes up that mean.
         note: String.
     """
 
     masks: np.ndarray
     before: np.ndarray
-    after: np.ndarray
-    left: np.ndarray
+    solutions: list[tuple[np.ndarray, np.ndarray]]
     is_free: bool
     note: str
 
@@ -410,6 +421,13 @@ class _Fit:
     def is_there(self) -> np.ndarray:
         """Boolean array: the outputs that still read anything."""
         return np.any(self.masks, axis=1, keepdims=True)
+
+
+def _dampings(rows: int, inputs: int, blocks: int) -> tuple[float, ...]:
+    """The dampings to try: the held-out samples tell which of them is best."""
+    if blocks > 1 or rows > _MANY * inputs:
+        return (1e-3,)
+    return 1e-3, 1e-2, 1e-1
 
 
 def _check_alike(seen: Seen, teacher: Seen) -> None:
