@@ -52,6 +52,8 @@ class Row:
             or None if it was not saved.
         again: The same as `difference` for the stripped model, pruned again,
             or None if it was not.
+        budget: The multiply-accumulates that are left by a budget of half of
+            them, over that half, or None if it was not tried.
         parameters: What is left of the parameters, in parts of all.
         macs: What is left of the multiply-accumulates.
         groups: How many groups can be cut.
@@ -67,6 +69,7 @@ class Row:
     nudged: float
     reloaded: float | None
     again: float | None
+    budget: float | None
     parameters: float
     macs: float
     groups: int
@@ -138,7 +141,8 @@ def shrink(
         sparsities: List of floats.
         size: Height and width of the images.
         used_again: The sparsities at which the stripped model is also saved
-            and reloaded, and pruned again, which takes half of the time.
+            and reloaded, and pruned again, and the prunable one to a budget,
+            which takes half of the time.
 
     Yields:
         A `Row` for each sparsity.
@@ -158,19 +162,24 @@ def shrink(
         two = x[:2]
         expected = _outputs(prunable, two)
         outputs = _outputs(stripped, two)
-        reloaded = again = None
+        nudged = _difference(expected, _outputs(prunable, _nudged(two)))
+        reloaded = again = budget = None
         if sparsity in used_again:
             reloaded = _difference(outputs, _outputs(_reloaded(stripped), two))
             gc.collect()
             again = _again(stripped, x)
+            half = kprune.Budget(macs=0.5)
+            kprune.prune(prunable, half, granularity="filter")
+            budget = costs.macs(kprune.strip(prunable)) / (0.5 * macs)
         yield Row(
             architecture,
             sparsity,
             difference=_difference(expected, outputs),
             spread=_difference(expected[:1], expected[1:]),
-            nudged=_difference(expected, _outputs(prunable, _nudged(two))),
+            nudged=nudged,
             reloaded=reloaded,
             again=again,
+            budget=budget,
             parameters=costs.parameters(stripped) / parameters,
             macs=costs.macs(stripped) / macs,
             groups=groups,
