@@ -1,6 +1,7 @@
 """Trained networks pruned without training: criteria, and what repairs them.
 
     python examples/benchmarks/without_training.py --data mnist.npz
+    python examples/benchmarks/without_training.py --data mnist.npz --bars
     python examples/benchmarks/without_training.py --data mnist.npz \\
         --nets LeNet-5 --seeds 1 --criteria magnitude obs alps
 
@@ -188,6 +189,20 @@ def cases(net, criteria, has_norms) -> list[Case]:
     ]
 
 
+def cases_with_bars(net) -> list[Case]:
+    """Those of them that something was asked of."""
+    asked = [*net.recalibrated, *net.fine_tuned]
+    of_filters, of_weights = (
+        [
+            *(chosen(shape, sparsity) for sparsity in bars),
+            *(by_magnitude(*one) for one in asked if one[0] == shape),
+        ]
+        for shape, bars in (("filters", net.filters), ("weights", net.weights))
+    )
+    found = {*of_filters, *of_weights}
+    return sorted(found, key=lambda case: (str(case), case.criterion))
+
+
 def measured(run) -> tuple[float, float]:
     """The CPU seconds that a call takes, and the MB."""
     gc.collect()
@@ -276,6 +291,14 @@ class Trained:
 def run_seed(net, path, train_images, epochs, criteria, seed) -> dict:
     """Trains a network and prunes it in all ways.
 
+    Args:
+        net: `Net`.
+        path: String or `None`: the file of MNIST.
+        train_images: Integer.
+        epochs: Integer.
+        criteria: List of strings; `None` for the cases that have bars.
+        seed: Integer.
+
     Returns:
         Dict: `"dense"` to its accuracy; `(case, way)` to accuracy, seconds and
         MB; `(case, way, "fine-tuned")` to the accuracies before and after;
@@ -287,7 +310,12 @@ def run_seed(net, path, train_images, epochs, criteria, seed) -> dict:
     data.y_train = data.y_train[:-CALIBRATION]
     trained = Trained(net, data, calibration, epochs, seed)
     found = {"dense": trained.accuracy}
-    for case in cases(net, criteria, trained.has_norms):
+    asked = (
+        cases_with_bars(net)
+        if criteria is None
+        else cases(net, criteria, trained.has_norms)
+    )
+    for case in asked:
         for way in WAYS:
             if way != "recalibrated" or trained.has_norms:
                 found[case, way] = trained.run(case, way)
@@ -469,6 +497,9 @@ def main() -> None:
         default=criteria,
         help="which criteria to prune by; a bar needs the one that it is for",
     )
+    parser.add_argument(
+        "--bars", action="store_true", help="only what something is asked of"
+    )
     arguments = parser.parse_args()
 
     bars = rich.table.Table(
@@ -491,7 +522,7 @@ def main() -> None:
                     arguments.data,
                     arguments.train_images or net.train_images,
                     arguments.epochs,
-                    arguments.criteria,
+                    None if arguments.bars else arguments.criteria,
                     seed,
                 )
             )
