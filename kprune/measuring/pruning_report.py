@@ -8,6 +8,9 @@ from rich.table import Table
 
 from kprune.measuring.comparison import Comparison
 
+# What an accuracy may fall by without any advice.
+_POINT = 0.01
+
 
 @dataclasses.dataclass(frozen=True)
 class LayerReport:
@@ -108,6 +111,24 @@ class PruningReport:
         """Integer. The output channels that `kprune.strip` removes."""
         return sum(layer.filters_removed for layer in self.layers)
 
+    def _advice(self) -> str:
+        """What to do where the accuracy fell; empty where it did not."""
+        accuracy = None if self.comparison is None else self.comparison.accuracy
+        if accuracy is None or None in (accuracy.dense, accuracy.pruned):
+            return ""
+        lost = float(accuracy.dense or 0) - float(accuracy.pruned or 0)
+        if lost <= _POINT:
+            return ""
+        points = 100 * lost
+        return (
+            f"The accuracy fell by {points:.1f} points. Fit what stays to the "
+            "dense model, from some hundred samples without labels: "
+            "`kprune.prune(model, ..., data=samples, reconstruct=True)`; or "
+            "train on under the masks: `model.fit(..., "
+            "callbacks=[kprune.PruningScheduler(...)])`; or ask for less, "
+            "such as `kprune.Budget(macs=0.7)`.\n"
+        )
+
     def to_dict(self) -> dict:
         """Returns the report as a dict of plain Python values, as of JSON."""
         comparison = self.comparison
@@ -179,4 +200,5 @@ class PruningReport:
         console.print(table, *lines, sep="\n")
         if self.comparison is not None:
             console.print(self.comparison.table())
+            console.print(self._advice(), end="")
         return text.getvalue().rstrip()

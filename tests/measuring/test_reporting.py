@@ -1,5 +1,6 @@
 """report and the counts behind it."""
 
+import dataclasses
 import json
 
 import keras
@@ -9,6 +10,7 @@ from keras import layers
 from models import Untraceable, convnet
 
 import kprune
+from kprune.measuring.comparison import Pair
 
 
 def test_rows_and_totals_in_numbers():
@@ -202,6 +204,32 @@ def test_dense_against_pruned(compared, digits):
         f"{file.latency.control}",
     ):
         assert words in text
+
+
+def test_a_loss_of_accuracy_comes_with_what_to_do(compared):
+    prunable, dense, _ = compared
+    report = kprune.report(prunable, dense=dense)
+    for pruned, is_advised in ((0.9, True), (0.945, False), (0.97, False)):
+        comparison = dataclasses.replace(
+            report.comparison, accuracy=Pair(0.95, pruned)
+        )
+        text = str(dataclasses.replace(report, comparison=comparison))
+        assert ("fell by 5.0 points" in text) == is_advised
+        assert ("reconstruct=True" in text) == is_advised
+
+
+def test_how_far_whole_filters_go(compared):
+    prunable, dense, _ = compared
+    report = kprune.report(prunable)
+    least = keras.models.clone_model(prunable)
+    kprune.prune(least, 1 - 1e-9, granularity="filter")
+    left, whole = kprune.cost(kprune.strip(least)), kprune.cost(dense)
+    assert report.reachable == {
+        "parameters": left.parameters / whole.parameters,
+        "macs": left.macs / whole.macs,
+    }
+    assert f"macs {left.macs / whole.macs:.3g}" in str(report)
+    assert kprune.report(dense).reachable is None
 
 
 def test_what_was_not_asked_for_is_left_out(compared):
