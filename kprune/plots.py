@@ -200,7 +200,7 @@ def sensitivity(
             "sensitivity to draw."
         )
     if figure is None:
-        figure = _figure(figsize=(11, 2 + 0.3 * max(len(names), 8)))
+        figure = _figure(figsize=(11, 2 + 0.22 * max(len(names), 12)))
     scores = np.array([[found.scores[n][s] for s in sparsities] for n in names])
     heat, curves = figure.subplots(1, 2)
     image = heat.imshow(found.dense - scores, aspect="auto", cmap="YlOrRd")
@@ -209,12 +209,14 @@ def sensitivity(
     size = _font_size(figure, len(names))
     heat.set_yticks(range(len(names)), list(map(_short, names)), fontsize=size)
     heat.set_xlabel("sparsity of the layer")
-    for index, label in enumerate(heat.get_yticklabels()):
+    labels = heat.get_yticklabels()
+    for label, row, place in zip(
+        labels, scores, np.linspace(0, 0.85, len(names))
+    ):
         # From the first layer to the last; the palest colors are left out.
-        color = _colors("plasma", 0.85 * index / max(len(names) - 1, 1))
-        label.set_color(color)
-        row = [found.dense, *scores[index]]
-        curves.plot([0.0, *sparsities], row, ".-", color=color)
+        (line,) = curves.plot([0.0, *sparsities], [found.dense, *row], ".-")
+        line.set_color(_color(place))
+        label.set_color(line.get_color())
     curves.axhline(found.dense, color="0.3", linestyle="--")
     curves.set_xlim(0, 1)
     curves.set_xlabel("sparsity of the layer")
@@ -228,19 +230,16 @@ def sensitivity(
     return figure
 
 
-def _colors(name: str, place: float):
+def _color(place: float):
+    """A color of a palette, from dark to light."""
     import matplotlib
 
-    return matplotlib.colormaps[name](place)
+    return matplotlib.colormaps["plasma"](place)
 
 
 def _short(name: str) -> str:
     """The name of a layer, in so many letters that plots have room."""
-    return (
-        name
-        if len(name) <= 32
-        else f"{name[:20]}\N{HORIZONTAL ELLIPSIS}{name[-11:]}"
-    )
+    return name if len(name) <= 32 else f"{name[:18]} ... {name[-9:]}"
 
 
 def _figure(figsize: tuple[float, float]) -> "Figure":

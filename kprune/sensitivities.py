@@ -291,7 +291,7 @@ def _checked(sparsities) -> list[float]:
 def _number(found, name, sparsity) -> float:
     """What a score returned, if it is a finite number."""
     if is_real(found) and math.isfinite(found):
-        return float(found)
+        return float(found) + 0.0  # no -0.0
     where = f"with '{name}' at a sparsity of {sparsity:g}" if name else "dense"
     raise ValueError(
         "`score` must return one finite number, such as a Python float. "
