@@ -7,7 +7,7 @@ import numpy as np
 
 from kprune.layers import PrunableLayer
 from kprune.measuring.pruning_report import PruningReport
-from kprune.sensitivities import Sensitivity
+from kprune.sensitivity_results import Sensitivity
 from kprune.weights import masked_value, to_numpy
 
 if TYPE_CHECKING:

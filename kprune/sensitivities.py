@@ -1,107 +1,21 @@
 """`sensitivity`: what a model loses when one layer alone is pruned."""
 
 import dataclasses
-import io
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
-from rich.console import Console
-from rich.table import Table
 
-from kprune.allocations import BySensitivity
 from kprune.allocations.by_sensitivity import name_of
 from kprune.criteria import Criterion
 from kprune.fitting import restored
 from kprune.granularities import Granularity
 from kprune.measured_cells import MeasuredCells, settings_of
 from kprune.received import check_model, describe, is_real
+from kprune.sensitivity_results import Sensitivity
 from kprune.updating import MaskUpdater
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure, SubFigure
-
-
-@dataclasses.dataclass(frozen=True)
-class Sensitivity:
-    """What `kprune.sensitivity` found. `str(sensitivity)` is a table.
-
-    Args:
-        model: String. The name of the model.
-        dense: Float. The score where nothing is masked.
-        scores: Dict from the name of each layer, or from the names of layers
-            that lose their filters together, joined by "and", to a dict from
-            sparsity to score.
-        filters: Tuple of strings: which of them lost whole filters, with all
-            that is coupled to these.
-    """
-
-    model: str
-    dense: float
-    scores: Mapping[str, Mapping[float, float]]
-    filters: tuple[str, ...] = ()
-
-    @property
-    def sparsities(self) -> list[float]:
-        """List of floats. The sparsities that were tried, ascending."""
-        return sorted({s for row in self.scores.values() for s in row})
-
-    def allocation(self) -> BySensitivity:
-        """Returns the allocation that levels what the score loses.
-
-        It takes any sparsity, and serves wherever an allocation is asked for;
-        see `kprune.allocations.BySensitivity`.
-        """
-        return BySensitivity(self)
-
-    def plot(
-        self, *, figure: "Figure | SubFigure | None" = None
-    ) -> "Figure | SubFigure":
-        """Draws it, as `kprune.plots.sensitivity` does.
-
-        Args:
-            figure: Where to draw; `None` makes a new one.
-        """
-        from kprune import plots
-
-        return plots.sensitivity(self, figure=figure)
-
-    def to_dict(self) -> dict:
-        """Returns it as a dict of plain Python values, as of JSON."""
-        return {
-            "model": self.model,
-            "dense": self.dense,
-            "sparsities": self.sparsities,
-            "layers": [
-                {
-                    "name": name,
-                    "filters": name in self.filters,
-                    "scores": [row[s] for s in self.sparsities],
-                }
-                for name, row in self.scores.items()
-            ],
-        }
-
-    def __str__(self) -> str:
-        table = Table(
-            title=f"Score of '{self.model}' where one layer alone is pruned "
-            f"(dense: {self.dense:.4g})"
-        )
-        table.add_column("layer", overflow="fold")
-        table.add_column("of its")
-        for sparsity in self.sparsities:
-            table.add_column(f"{sparsity:.4g}", justify="right", no_wrap=True)
-        for name, row in self.scores.items():
-            table.add_row(
-                name,
-                "filters" if name in self.filters else "weights",
-                *(f"{row[sparsity]:.4g}" for sparsity in self.sparsities),
-            )
-        text = io.StringIO()
-        Console(file=text, width=100).print(table)
-        return text.getvalue().rstrip()
 
 
 def sensitivity(
@@ -150,7 +64,7 @@ def sensitivity(
         verbose: 0 is silent, 1 shows a progress bar.
 
     Returns:
-        `kprune.sensitivities.Sensitivity`: the scores, as a table, a plot and
+        `kprune.Sensitivity`: the scores, as a table, a plot and
         an allocation.
 
     Raises:
