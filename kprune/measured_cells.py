@@ -95,10 +95,11 @@ class MeasuredCells:
             if settings.get(name) != self._settings.get(name)
         ]
         if other:
+            names = " and ".join(f"`{name}`" for name in other)
             raise ValueError(
                 f"'{path}' holds scores that were measured with another "
-                f"{' and '.join(other)}, and is not replaced. Choose another "
-                "path, or remove it."
+                f"{names}, and is not replaced. Choose another path, or remove "
+                "it."
             )
 
 

@@ -370,7 +370,7 @@ def test_sensitivity(folder, capsys):
     assert (
         len(json.loads(pathlib.Path("scores.json").read_text())["scores"]) == 3
     )
-    assert "another granularity" in failure(capsys, *command)
+    assert "another `granularity`" in failure(capsys, *command)
     assert "'x' and 'y'" in failure(capsys, *command[:3], "x.npy")
 
 

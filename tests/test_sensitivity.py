@@ -224,13 +224,13 @@ def test_files_of_something_else_are_refused(tmp_path):
     model, path = _dense(), tmp_path / "scores.json"
     kprune.sensitivity(model, _zeros, sparsities=[0.5], path=path)
     written = path.read_bytes()
-    with pytest.raises(ValueError, match="another criterion and data,"):
+    with pytest.raises(ValueError, match="another `criterion` and `data`,"):
         kprune.sensitivity(
             model, _zeros, path=path, criterion="wanda", data=np.ones((4, 10))
         )
-    with pytest.raises(ValueError, match="another granularity,"):
+    with pytest.raises(ValueError, match="another `granularity`,"):
         kprune.sensitivity(model, _zeros, path=path, granularity="nm")
-    with pytest.raises(ValueError, match="another model,"):
+    with pytest.raises(ValueError, match="another `model`,"):
         kprune.sensitivity(_dense(), _zeros, path=path)
     assert path.read_bytes() == written
     for content in ("", "[]", '{"kind": "other"}', '{"scores": 1}'):
