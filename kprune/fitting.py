@@ -5,6 +5,7 @@ import math
 import warnings
 from collections.abc import Iterator
 
+import keras
 import numpy as np
 
 from kprune import weights
@@ -58,17 +59,30 @@ def halfway(plan: Plan, batches: list[Batch]) -> Iterator[None]:
         plan: A `Plan`.
         batches: List of `Batch`.
     """
-    variables = plan.model.variables
-    values = [np.copy(weights.to_numpy(variable)) for variable in variables]
     counts = np.cumsum([len(batch) for batch in batches])
     some = batches[: 1 + np.count_nonzero(counts < _SAMPLES)]
-    with warnings.catch_warnings():
-        # The fit that counts says it if there are few.
-        warnings.simplefilter("ignore", UserWarning)
-        fit(plan.planner.at(1.0 - math.sqrt(1.0 - plan.sparsity)), some)
-    yield
-    for variable, value in zip(variables, values):
-        variable.assign(value)
+    with restored(plan.model):
+        with warnings.catch_warnings():
+            # The fit that counts says it if there are few.
+            warnings.simplefilter("ignore", UserWarning)
+            fit(plan.planner.at(1.0 - math.sqrt(1.0 - plan.sparsity)), some)
+        yield
+
+
+@contextlib.contextmanager
+def restored(model: keras.Model) -> Iterator[None]:
+    """Gives a model its weights and masks back, whatever happens.
+
+    Args:
+        model: `keras.Model`.
+    """
+    variables = model.variables
+    values = [np.copy(weights.to_numpy(variable)) for variable in variables]
+    try:
+        yield
+    finally:
+        for variable, value in zip(variables, values):
+            variable.assign(value)
 
 
 def _on_the_way(plan: Plan, batches: list[Batch]) -> dict[int, Wish]:

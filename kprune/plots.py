@@ -7,6 +7,7 @@ import numpy as np
 
 from kprune.layers import PrunableLayer
 from kprune.measuring.pruning_report import PruningReport
+from kprune.sensitivity_results import Sensitivity
 from kprune.weights import masked_value, to_numpy
 
 if TYPE_CHECKING:
@@ -160,6 +161,85 @@ def sparsity(
         )
     )
     return figure
+
+
+def sensitivity(
+    found: Sensitivity, *, figure: "Figure | SubFigure | None" = None
+) -> "Figure | SubFigure":
+    """Draws what the score loses by each layer: a heat map, and curves.
+
+    The names of the layers have the colors of their curves.
+
+    Args:
+        found: What `kprune.sensitivity(model, score)` returns.
+        figure: `matplotlib.figure.Figure` or `SubFigure` to draw in. `None`
+            makes a new one.
+
+    Returns:
+        The `matplotlib.figure.Figure` (or what was passed as `figure`).
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+        ValueError: If `found` is something else, or holds no layers.
+
+    Example:
+
+    ```python
+    kprune.sensitivity(model, score).plot().savefig("sensitivity.png")
+    ```
+    """
+    if not isinstance(found, Sensitivity):
+        raise ValueError(
+            "`plots.sensitivity` draws what `kprune.sensitivity(model, score)` "
+            f"returns. Received: {found!r} (of type {type(found).__name__})"
+        )
+    names, sparsities = list(found.scores), found.sparsities
+    if not names:
+        raise ValueError(
+            f"No layer of model '{found.model}' was pruned, so there is no "
+            "sensitivity to draw."
+        )
+    if figure is None:
+        figure = _figure(figsize=(11, 2 + 0.22 * max(len(names), 12)))
+    scores = np.array([[found.scores[n][s] for s in sparsities] for n in names])
+    heat, curves = figure.subplots(1, 2)
+    image = heat.imshow(found.dense - scores, aspect="auto", cmap="YlOrRd")
+    figure.colorbar(image, ax=heat, label="loss of score")
+    heat.set_xticks(range(len(sparsities)), [f"{s:.3g}" for s in sparsities])
+    size = _font_size(figure, len(names))
+    heat.set_yticks(range(len(names)), list(map(_short, names)), fontsize=size)
+    heat.set_xlabel("sparsity of the layer")
+    labels = heat.get_yticklabels()
+    for label, row, place in zip(
+        labels, scores, np.linspace(0, 0.85, len(names))
+    ):
+        # From the first layer to the last; the palest colors are left out.
+        (line,) = curves.plot([0.0, *sparsities], [found.dense, *row], ".-")
+        line.set_color(_color(place))
+        label.set_color(line.get_color())
+    curves.axhline(found.dense, color="0.3", linestyle="--")
+    curves.set_xlim(0, 1)
+    curves.set_xlabel("sparsity of the layer")
+    curves.set_ylabel("score")
+    figure.suptitle(
+        _in_lines(
+            f"Sensitivity of '{found.model}', score {found.dense:.4g} where "
+            "nothing is pruned (dashed)"
+        )
+    )
+    return figure
+
+
+def _color(place: float):
+    """A color of a palette, from dark to light."""
+    import matplotlib
+
+    return matplotlib.colormaps["plasma"](place)
+
+
+def _short(name: str) -> str:
+    """The name of a layer, in so many letters that plots have room."""
+    return name if len(name) <= 32 else f"{name[:18]} ... {name[-9:]}"
 
 
 def _figure(figsize: tuple[float, float]) -> "Figure":

@@ -1,5 +1,6 @@
 """Updating the masks of a model, as often as it is asked for."""
 
+import copy
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -98,6 +99,21 @@ class MaskUpdater:
         # How the last budget was met.
         self.met: Met | None = None
 
+    @property
+    def batches(self) -> Any:
+        """List of `Batch`: the data; `None` without."""
+        return self._batches
+
+    def with_allocation(self, allocation: Allocation) -> "MaskUpdater":
+        """The same with another allocation; nothing is read again.
+
+        Args:
+            allocation: A callable.
+        """
+        found = copy.copy(self)
+        found._allocation = allocation
+        return found
+
     def update(
         self,
         model: keras.Model,
@@ -130,7 +146,7 @@ class MaskUpdater:
         """
         self._wishes(model)
         if isinstance(target, Budget):
-            planner = self._planner(model, 1.0, target.way)
+            planner = self.planner(model, 1.0, target.way)
             check_reachable(planner, target, self._meter_of(planner))
 
     def update_and_repair(
@@ -164,8 +180,8 @@ class MaskUpdater:
             way = 1.0
             if target and isinstance(final, float):
                 way = min(target / final, 1.0)
-            return self._planner(model, progress, way).at(target)
-        planner = self._planner(model, progress, target.way)
+            return self.planner(model, progress, way).at(target)
+        planner = self.planner(model, progress, target.way)
         plan, self.met = meet(planner, target, self._meter_of(planner))
         return plan
 
@@ -175,7 +191,16 @@ class MaskUpdater:
             self._meter = ModelMeter(planner.model, planner.read, self._batches)
         return self._meter
 
-    def _planner(self, model, progress, way) -> Planner:
+    def planner(
+        self, model: keras.Model, progress: float = 1.0, way: float = 1.0
+    ) -> Planner:
+        """Plans the masks of a model as it is now.
+
+        Args:
+            model: A model with prunable layers.
+            progress: As `update` takes it.
+            way: As `Planner` takes it.
+        """
         wishes, read = self._wishes(model)
         observations = None
         if self._batches is not None:

@@ -351,6 +351,29 @@ def test_prune_quantizes_by_its_data(folder, capsys, name):
 
 
 @TENSORFLOW_ONLY
+def test_sensitivity(folder, capsys):
+    command = ["sensitivity", "dense.keras", "--data", "data.npz"]
+    command += ["--sparsities", "0.5", "0.9", "--resume", "scores.json"]
+    told = run(capsys, *command, "--granularity", "filter")
+    x, y = (np.load("data.npz")[name] for name in ("x", "y"))
+
+    def accuracy(model):
+        return float(np.mean(model.predict(x, verbose=0).argmax(-1) == y))
+
+    dense = keras.saving.load_model("dense.keras")
+    alone = kprune.make_prunable(dense)
+    kprune.prune(alone, 0.9, granularity="filter")
+    assert told["dense"] == accuracy(dense)
+    (conv,) = told["layers"]
+    assert conv["name"] == "conv" and conv["filters"]
+    assert conv["scores"][1] == accuracy(alone)
+    assert (
+        len(json.loads(pathlib.Path("scores.json").read_text())["scores"]) == 3
+    )
+    assert "another `granularity`" in failure(capsys, *command)
+    assert "'x' and 'y'" in failure(capsys, *command[:3], "x.npy")
+
+
 def test_a_sparse_file_that_is_wrong_on_other_cpus(folder, capsys):
     model = keras.Sequential(
         [

@@ -15,6 +15,7 @@ A dict from names of layers to sparsities is one as well, see `PerLayer`:
 `allocation={"conv1": 0.2, "logits": 0.0}`.
 """
 
+from kprune.allocations.by_sensitivity import BySensitivity as BySensitivity
 from kprune.allocations.capped import Capped as Capped
 from kprune.allocations.erdos_renyi import ErdosRenyi as ErdosRenyi
 from kprune.allocations.lamp import Lamp as Lamp

@@ -39,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
     _compact(command)
     _export(command)
     _prune(command)
+    _sensitivity(command)
     return made
 
 
@@ -186,16 +187,7 @@ def _prune(command) -> None:
         "parameters, macs, bytes, gzip_bytes or latency, such as "
         "macs=0.5,bytes=200000",
     )
-    added.add_argument(
-        "--granularity",
-        help="unstructured, filter, nm or block; default: filters of "
-        "convolutions, single weights elsewhere",
-    )
-    added.add_argument(
-        "--criterion",
-        default="magnitude",
-        help="which weights matter; obs and alps see the data",
-    )
+    _members(added)
     added.add_argument(
         "--allocation",
         default="uniform",
@@ -215,11 +207,60 @@ def _prune(command) -> None:
         action="store_false",
         help="set masks only, and fit nothing",
     )
+    _file_options(added)
+
+
+def _sensitivity(command) -> None:
+    added = command(
+        "sensitivity", "The accuracy where one layer alone is pruned"
+    )
+    added.add_argument(
+        "--data",
+        type=pathlib.Path,
+        metavar="FILE",
+        required=True,
+        help="a .npz file with 'x' and 'y', to compute the accuracy on",
+    )
+    added.add_argument(
+        "--sparsities",
+        type=float,
+        nargs="+",
+        metavar="NUMBER",
+        default=[0.25, 0.5, 0.75, 0.9],
+        help="how much of the layer goes, each in (0, 1)",
+    )
+    _members(added)
+    added.add_argument(
+        "--reconstruct",
+        action="store_true",
+        help="fit what stays to what the dense model computes before each "
+        "score",
+    )
+    added.add_argument(
+        "--resume",
+        type=pathlib.Path,
+        metavar="FILE",
+        help="a .json file that keeps what is measured: an interrupted "
+        "command goes on",
+    )
+
+
+def _members(added) -> None:
+    """Which weights go, and in what shape."""
+    added.add_argument(
+        "--granularity",
+        help="unstructured, filter, nm or block; default: filters of "
+        "convolutions, single weights elsewhere",
+    )
+    added.add_argument(
+        "--criterion",
+        default="magnitude",
+        help="which weights matter; obs and alps see the data",
+    )
     added.add_argument(
         "--loss",
         help="a loss of Keras, for criteria that ask for gradients",
     )
-    _file_options(added)
 
 
 def _numbers(text: str) -> dict[str, float]:

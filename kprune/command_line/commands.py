@@ -6,12 +6,13 @@ returns both: a dict, and a string.
 
 import dataclasses
 
-from kprune import exporting, pruning, stripping
+from kprune import exporting, pruning, sensitivities, stripping
 from kprune.budgets import Budget
 from kprune.conversion import make_prunable
 from kprune.exporting import target
 from kprune.files import load_arrays, load_model
 from kprune.measuring import costs, reporting
+from kprune.measuring.accuracy import accuracies
 from kprune.structure import removal
 from kprune.structure.graph import channel_graph
 from kprune.tflite.sparse_inference import check_sparse_inference
@@ -140,6 +141,33 @@ def prune(options, steps):
         found = {**found, "budget": result.met.to_dict()}
         text = f"{result.met}\n{text}"
     return found, text
+
+
+def sensitivity(options, steps):
+    """The accuracy where one layer alone is pruned."""
+    data = _samples_and_classes(options.data)
+
+    def score(model):
+        (found,) = accuracies([model], data)
+        return found
+
+    steps.begin("Loading", of=2)
+    model = make_prunable(load_model(options.path))
+    steps.begin("Measuring")
+    with steps.giving_way() as verbose:
+        found = sensitivities.sensitivity(
+            model,
+            score,
+            data=data,
+            sparsities=options.sparsities,
+            granularity=options.granularity,
+            criterion=options.criterion,
+            loss=options.loss,
+            reconstruct=options.reconstruct,
+            path=options.resume,
+            verbose=verbose,
+        )
+    return found.to_dict(), str(found)
 
 
 def _exported(options) -> dict:
