@@ -39,6 +39,8 @@ from kprune.pruning import prune as prune
 from kprune.reconstruction import Reconstruction as Reconstruction
 from kprune.reconstruction import recalibrate as recalibrate
 from kprune.reconstruction import reconstruct as reconstruct
+from kprune.searching import SearchResult as SearchResult
+from kprune.searching import search as search
 from kprune.shorthands import PrunableConv2D as PrunableConv2D
 from kprune.shorthands import PrunableDense as PrunableDense
 from kprune.stripping import strip as strip
