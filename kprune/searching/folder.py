@@ -72,7 +72,7 @@ class Folder:
                 f"Trial {len(rows) - 1} could not be kept in '{self._path}': "
                 f"{error}\nThe search goes on. If it is interrupted, what was "
                 "not kept is computed again.",
-                stacklevel=4,
+                stacklevel=3,
             )
             return
         if self._kept not in (None, best):
