@@ -39,6 +39,8 @@ from kprune.pruning import prune as prune
 from kprune.reconstruction import Reconstruction as Reconstruction
 from kprune.reconstruction import recalibrate as recalibrate
 from kprune.reconstruction import reconstruct as reconstruct
+from kprune.searching import SearchResult as SearchResult
+from kprune.searching import search as search
 from kprune.sensitivities import sensitivity as sensitivity
 from kprune.sensitivity_results import Sensitivity as Sensitivity
 from kprune.shorthands import PrunableConv2D as PrunableConv2D

@@ -4,12 +4,8 @@ import dataclasses
 import math
 from collections.abc import Mapping
 
+from kprune.formats import COSTS
 from kprune.received import is_real
-
-# What is counted of a model, and what is measured of the file it becomes.
-COUNTED = ("parameters", "macs")
-MEASURED = ("bytes", "gzip_bytes", "latency")
-KEYS = (*COUNTED, *MEASURED)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,7 +72,7 @@ class Budget:
         unknown = [name for name in given if name not in known]
         if positional or unknown:
             raise ValueError(
-                f"A budget is made of {list(KEYS)}, by name, as "
+                f"A budget is made of {list(COSTS)}, by name, as "
                 "`Budget(macs=0.5)`. Received: "
                 + ", ".join([*map(repr, positional), *unknown])
             )
@@ -85,7 +81,7 @@ class Budget:
     def __post_init__(self):
         if not self.keys:
             raise ValueError(
-                f"A budget needs at least one of {list(KEYS)}, such as "
+                f"A budget needs at least one of {list(COSTS)}, such as "
                 "`Budget(macs=0.5)`."
             )
         for name in self.keys:
@@ -109,7 +105,7 @@ class Budget:
     @property
     def keys(self) -> tuple[str, ...]:
         """Tuple of strings: what is asked for."""
-        return tuple(name for name in KEYS if getattr(self, name) is not None)
+        return tuple(name for name in COSTS if getattr(self, name) is not None)
 
     def at(self, way: float) -> "Budget | float":
         """What is asked for when a share of the way to this is gone.

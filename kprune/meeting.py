@@ -12,9 +12,10 @@ from rich.console import Console
 from rich.table import Table
 
 from kprune.allocations.names import uniform
-from kprune.budgets import COUNTED, Budget
+from kprune.budgets import Budget
 from kprune.choosing import Wish
 from kprune.criteria import magnitude
+from kprune.formats import COUNTED
 from kprune.granularities import Filter
 from kprune.measuring.model_meter import ModelMeter
 from kprune.planning import Plan, Planner, ReadGraph
@@ -31,6 +32,10 @@ _TRIALS = 6
 _NEAR, _AIM = 0.01, -0.005
 # Sparsities that make no difference.
 _CLOSE = 1e-4
+
+
+class Unreachable(ValueError):
+    """No sparsity meets a budget."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +102,7 @@ def meet(
         Tuple of the `Plan` and how it meets the budget.
 
     Raises:
-        ValueError: If no sparsity does, with what can be reached.
+        Unreachable: If no sparsity does, with what can be reached.
     """
     search = _Search(planner, budget, meter)
     plan = planner.at(0.0)
@@ -128,13 +133,32 @@ def check_reachable(
         meter: The `ModelMeter` of the model.
 
     Raises:
-        ValueError: With what can be reached.
+        Unreachable: With what can be reached.
     """
     search = _Search(planner, budget, meter)
     if search.counted:
         search.most(meter.of)
     if not search.is_counted:
         search.most(search.measure)
+
+
+def least(
+    planner: Planner, budget: Budget, meter: ModelMeter
+) -> dict[str, float]:
+    """How little can be left of each key of a budget, whatever it asks for.
+
+    Args:
+        planner: The `Planner` of the model.
+        budget: The `Budget`.
+        meter: The `ModelMeter` of the model.
+
+    Returns:
+        Dict from each key to a share of the dense model.
+    """
+    search = _Search(planner, budget, meter)
+    of = meter.of if search.is_counted else search.measure
+    reached = of(planner.at(_MOST))
+    return {key: reached[key] / search.dense[key] for key in budget.keys}
 
 
 def reachable(model: keras.Model, graph: keras.Model) -> dict[str, float]:
@@ -231,7 +255,7 @@ class _Search:
                 "go: pass `granularity='filter'`."
             )
         )
-        raise ValueError(
+        raise Unreachable(
             f"{self._budget} cannot be reached: {'; '.join(able)}.{fits} Ask "
             "for more to stay, or wrap more layers."
         )

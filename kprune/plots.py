@@ -13,6 +13,8 @@ from kprune.weights import masked_value, to_numpy
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
 
+    from kprune.searching.results import SearchResult
+
 
 def mask(
     layer: PrunableLayer,
@@ -240,6 +242,62 @@ def _color(place: float):
 def _short(name: str) -> str:
     """The name of a layer, in so many letters that plots have room."""
     return name if len(name) <= 32 else f"{name[:18]} ... {name[-9:]}"
+
+
+def search(
+    result: "SearchResult", *, figure: "Figure | SubFigure | None" = None
+) -> "Figure | SubFigure":
+    """Draws what `kprune.search` found: the score of each trial over its cost.
+
+    The line is the front: of these models none is both smaller and better.
+    The dashed one is the floor.
+
+    Args:
+        result: `kprune.SearchResult`.
+        figure: `matplotlib.figure.Figure` or `SubFigure` to draw in. `None`
+            makes a new one.
+
+    Returns:
+        The `matplotlib.figure.Figure` (or what was passed as `figure`).
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+
+    Example:
+
+    ```python
+    kprune.plots.search(result).savefig("search.png")
+    ```
+    """
+    if figure is None:
+        figure = _figure(figsize=(7, 4.5))
+    axis = figure.subplots()
+    by_cost = sorted(
+        (result.dense, *result.trials), key=lambda trial: trial.reached
+    )
+    front = by_cost[:1]
+    for trial in by_cost[1:]:
+        if trial.score > front[-1].score:
+            front.append(trial)
+    axis.plot(*_points(front), color="0.7", label="front")
+    for trials, label, marker in (
+        ([t for t in result.trials if t.holds], "holds", "o"),
+        ([t for t in result.trials if not t.holds], "below", "x"),
+        ([result.dense], "dense", "s"),
+    ):
+        errors = [trial.standard_error or 0.0 for trial in trials]
+        axis.errorbar(*_points(trials), errors, fmt=marker, label=label)
+    axis.plot(*_points([result.best]), "o", ms=14, mfc="none", label="best")
+    axis.axhline(result.at_least, color="0.3", linestyle="--", label="floor")
+    axis.set_xlabel(f"share of {result.minimize} that stays")
+    axis.set_ylabel("score")
+    axis.legend()
+    figure.suptitle(_in_lines(f"Search on '{result.model.name}'"))
+    return figure
+
+
+def _points(trials) -> tuple[list[float], list[float]]:
+    return [t.reached for t in trials], [t.score for t in trials]
 
 
 def _figure(figsize: tuple[float, float]) -> "Figure":

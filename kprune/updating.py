@@ -149,6 +149,18 @@ class MaskUpdater:
             planner = self.planner(model, 1.0, target.way)
             check_reachable(planner, target, self._meter_of(planner))
 
+    def outlook(self, model: keras.Model) -> tuple[Planner, ModelMeter]:
+        """What tells how budgets would be met, while no weight changes.
+
+        Args:
+            model: A model with prunable layers.
+
+        Returns:
+            Tuple of what `kprune.meeting` asks for.
+        """
+        planner = self.planner(model, 1.0, 1.0)
+        return planner, self._meter_of(planner)
+
     def update_and_repair(
         self, model: keras.Model, target: float | Budget, verbose: int = 0
     ) -> tuple[float, Reconstruction]:

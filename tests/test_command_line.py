@@ -246,6 +246,33 @@ def test_prune_to_a_budget(folder, capsys):
     assert "not allowed with" in capsys.readouterr().err
 
 
+def test_search(folder, capsys):
+    arguments = ["search", "dense.keras", "small.keras", *FILTERS]
+    x = np.load("many.npy")
+    dense = keras.saving.load_model("dense.keras")
+    # Classes that are the dense model's own: its accuracy is 1.
+    classes = np.argmax(dense.predict(x, verbose=0), axis=-1)
+    np.savez("digits.npz", x=x, y=classes)
+    asked = ["--at-least", "0.8", "--data", "digits.npz", "--trials", "2"]
+    told = run(capsys, *arguments, *asked, "--folder", "trials")
+    best = told["search"]["best"]
+    small = keras.saving.load_model("small.keras")
+    assert best["parameters"] == small.count_params() < dense.count_params()
+    hits = np.argmax(small.predict(x, verbose=0), axis=-1) == classes
+    assert best["score"] == np.mean(hits) >= 0.8
+    spread = np.sqrt(np.mean(hits) * np.mean(~hits) / 96)
+    assert best["standard_error"] == pytest.approx(spread)
+    assert len(told["search"]["trials"]) == 2
+    assert told["search"]["dense"]["score"] == 1
+    # Of the trials that are kept none is made again.
+    assert main([*arguments, *asked, "--folder", "trials", "--force"]) == 0
+    printed = capsys.readouterr().out
+    assert "2 of at most 2 trials" in printed and "small.keras: " in printed
+    asked[1] = "1.1"
+    said = failure(capsys, *arguments, *asked, "--force")
+    assert "The dense model does not reach at_least=1.1" in said
+
+
 class Terminal(io.StringIO):
     def isatty(self):
         return True
@@ -557,6 +584,7 @@ def test_what_fails_says_why(folder, capsys, arguments, words):
         ["shrink", "a.keras"],
         ["export", "a.keras"],
         ["prune", "a.keras", "b.keras"],
+        ["search", "a.keras", "b.keras", "--data", "data.npz"],
     ],
 )
 def test_wrong_arguments(capsys, arguments):

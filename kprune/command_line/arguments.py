@@ -9,7 +9,7 @@ import functools
 import pathlib
 from importlib import metadata
 
-from kprune.formats import FORMATS, QUANTIZATIONS
+from kprune.formats import COSTS, FORMATS, QUANTIZATIONS
 
 _EITHER = "a .keras, .h5 or .tflite file"
 _KERAS_FILE = "the .keras file to write"
@@ -40,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
     _export(command)
     _prune(command)
     _sensitivity(command)
+    _search(command)
     return made
 
 
@@ -188,11 +189,7 @@ def _prune(command) -> None:
         "macs=0.5,bytes=200000",
     )
     _members(added)
-    added.add_argument(
-        "--allocation",
-        default="uniform",
-        help="how the sparsity is shared out, such as global",
-    )
+    _allocation(added)
     added.add_argument(
         "--data",
         type=pathlib.Path,
@@ -207,6 +204,44 @@ def _prune(command) -> None:
         action="store_false",
         help="set masks only, and fit nothing",
     )
+    _file_options(added)
+
+
+def _search(command) -> None:
+    added = command(
+        "search",
+        "Exports the smallest model that is accurate enough",
+        write=_WRITTEN,
+    )
+    added.add_argument(
+        "--at-least",
+        type=float,
+        required=True,
+        metavar="ACCURACY",
+        help="the floor of the accuracy on the data, such as 0.97",
+    )
+    added.add_argument(
+        "--data",
+        type=pathlib.Path,
+        required=True,
+        metavar="FILE",
+        help="a .npz file with 'x' and 'y': the accuracy is that on it, and "
+        "what stays is fitted to what the dense model computes on 'x'",
+    )
+    added.add_argument(
+        "--minimize", choices=COSTS, default="macs", help="default: macs"
+    )
+    added.add_argument(
+        "--trials", type=int, default=8, help="at most so many; default: 8"
+    )
+    added.add_argument(
+        "--folder",
+        type=pathlib.Path,
+        help="where finished trials are kept, and a search that was "
+        "interrupted goes on",
+    )
+    _members(added)
+    _allocation(added)
     _file_options(added)
 
 
@@ -260,6 +295,14 @@ def _members(added) -> None:
     added.add_argument(
         "--loss",
         help="a loss of Keras, for criteria that ask for gradients",
+    )
+
+
+def _allocation(added) -> None:
+    added.add_argument(
+        "--allocation",
+        default="uniform",
+        help="how the sparsity is shared out, such as global",
     )
 
 

@@ -6,13 +6,12 @@ returns both: a dict, and a string.
 
 import dataclasses
 
-from kprune import exporting, pruning, sensitivities, stripping
+from kprune import exporting, pruning, searching, sensitivities, stripping
 from kprune.budgets import Budget
 from kprune.conversion import make_prunable
 from kprune.exporting import target
 from kprune.files import load_arrays, load_model
-from kprune.measuring import costs, reporting
-from kprune.measuring.accuracy import accuracies
+from kprune.measuring import accuracy, costs, reporting
 from kprune.structure import removal
 from kprune.structure.graph import channel_graph
 from kprune.tflite.sparse_inference import check_sparse_inference
@@ -148,7 +147,7 @@ def sensitivity(options, steps):
     data = _samples_and_classes(options.data)
 
     def score(model):
-        (found,) = accuracies([model], data)
+        (found,) = accuracy.accuracies([model], data)
         return found
 
     steps.begin("Loading", of=2)
@@ -168,6 +167,40 @@ def sensitivity(options, steps):
             verbose=verbose,
         )
     return found.to_dict(), str(found)
+
+
+def search(options, steps):
+    """Writes the smallest model whose accuracy holds."""
+    data = _samples_and_classes(options.data)
+    arguments = _exported(options)
+    if arguments["representative_data"] is None and options.quantize == "int8":
+        arguments["representative_data"] = data[0]
+    found: list[searching.SearchResult] = []
+
+    def smallest(model):
+        with steps.giving_way() as verbose:
+            result = searching.search(
+                model,
+                lambda small: accuracy.with_error(small, data),
+                at_least=options.at_least,
+                minimize=options.minimize,
+                data=data,
+                granularity=options.granularity,
+                criterion=options.criterion,
+                allocation=options.allocation,
+                loss=options.loss,
+                format=target.format_of(options.output, options.format),
+                quantize=options.quantize,
+                trials=options.trials,
+                path=options.folder,
+                verbose=verbose,
+            )
+        found.append(result)
+        return result.model
+
+    written, text = _write(options, steps, smallest, "Searching", **arguments)
+    (result,) = found
+    return {**written, "search": result.to_dict()}, f"{result}\n{text}"
 
 
 def _exported(options) -> dict:

@@ -1,5 +1,7 @@
 """The accuracy of classifiers on what a user gives as data."""
 
+import math
+
 import keras
 import numpy as np
 
@@ -52,6 +54,20 @@ def accuracies(models, data) -> list[float]:
             "`data` is empty: there is no sample to compute an accuracy of."
         )
     return [count / total for count in right]
+
+
+def with_error(model, data) -> tuple[float, float]:
+    """The accuracy of a model, and how far chance may have moved it.
+
+    Args:
+        model: `keras.Model` with a score per class as output.
+        data: Tuple `(x, y)` of arrays.
+
+    Returns:
+        Tuple of two floats: the accuracy and its standard error.
+    """
+    (found,) = accuracies([model], data)
+    return found, math.sqrt(found * (1.0 - found) / len(data[1]))
 
 
 def _is_number(x) -> bool:

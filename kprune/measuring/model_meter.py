@@ -10,8 +10,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from kprune.budgets import MEASURED, Budget
+from kprune.budgets import Budget
 from kprune.exporting import export
+from kprune.formats import MEASURED
 from kprune.measuring.costs import cost
 from kprune.measuring.group_counts import GroupCounts
 from kprune.planning import Plan, ReadGraph
