@@ -5,10 +5,8 @@ import math
 import warnings
 from collections.abc import Iterator
 
-import keras
 import numpy as np
 
-from kprune import weights
 from kprune.choosing import Wish, mask_of
 from kprune.observing import requests
 from kprune.observing.samples import Batch
@@ -16,6 +14,7 @@ from kprune.planning import Plan
 from kprune.reconstruction import Reconstruction
 from kprune.reconstruction.repairing import Repair
 from kprune.reconstruction.sites import KernelSite, look
+from kprune.restoring import restored
 
 # How many samples: to choose by, a rough fit serves as well.
 _SAMPLES = 256
@@ -67,22 +66,6 @@ def halfway(plan: Plan, batches: list[Batch]) -> Iterator[None]:
             warnings.simplefilter("ignore", UserWarning)
             fit(plan.planner.at(1.0 - math.sqrt(1.0 - plan.sparsity)), some)
         yield
-
-
-@contextlib.contextmanager
-def restored(model: keras.Model) -> Iterator[None]:
-    """Gives a model its weights and masks back, whatever happens.
-
-    Args:
-        model: `keras.Model`.
-    """
-    variables = model.variables
-    values = [np.copy(weights.to_numpy(variable)) for variable in variables]
-    try:
-        yield
-    finally:
-        for variable, value in zip(variables, values):
-            variable.assign(value)
 
 
 def _on_the_way(plan: Plan, batches: list[Batch]) -> dict[int, Wish]:

@@ -10,10 +10,10 @@ import keras
 
 from kprune.allocations.by_sensitivity import name_of
 from kprune.criteria import Criterion
-from kprune.fitting import restored
 from kprune.granularities import Granularity
 from kprune.measured_cells import MeasuredCells, settings_of
 from kprune.received import check_model, describe, is_real
+from kprune.restoring import restored
 from kprune.sensitivity_results import Sensitivity
 from kprune.updating import MaskUpdater
 

@@ -27,7 +27,7 @@ from kprune.planning import Plan, Planner, ReadGraph
 from kprune.prunable import prunable_layers, weights_of
 from kprune.received import describe_member
 from kprune.reconstruction import Reconstruction
-from kprune.reconstruction.repairing import all_or_nothing
+from kprune.restoring import all_or_nothing
 from kprune.scoring import Scorer, check_requests
 from kprune.structure.by_hand import keeping
 from kprune.structure.graph import channel_graph, readable_or_none

@@ -6,9 +6,10 @@ import keras
 
 from kprune.observing import samples
 from kprune.received import check_model
-from kprune.reconstruction.repairing import Repair, all_or_nothing
+from kprune.reconstruction.repairing import Repair
 from kprune.reconstruction.results import LayerRepair as LayerRepair
 from kprune.reconstruction.results import Reconstruction as Reconstruction
+from kprune.restoring import all_or_nothing
 
 
 def reconstruct(

@@ -1,10 +1,9 @@
 """The walk through a pruned model that fits what stays, site by site."""
 
-import contextlib
 import dataclasses
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -35,23 +34,6 @@ _FEW = 64
 # From a site, the second moments of its inputs and the kernel that would serve
 # best if nothing went, to a boolean array of the kernel's shape: what stays.
 Choose = Callable[[KernelSite, np.ndarray, np.ndarray], np.ndarray | None]
-
-
-@contextlib.contextmanager
-def all_or_nothing(model: keras.Model) -> Iterator[None]:
-    """Gives a model its weights and masks back where something fails.
-
-    Args:
-        model: `keras.Model`.
-    """
-    variables = model.variables
-    values = [np.copy(weights.to_numpy(variable)) for variable in variables]
-    try:
-        yield
-    except BaseException:
-        for variable, value in zip(variables, values):
-            variable.assign(value)
-        raise
 
 
 class Repair:

@@ -1,30 +1,17 @@
-"""Finding the sparsity at which a model meets a budget."""
+"""Looking for the sparsity that leaves as much as a budget allows."""
 
-import dataclasses
-import io
-import warnings
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
-import keras
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
-from kprune.allocations.names import uniform
 from kprune.budgets import Budget
-from kprune.choosing import Wish
-from kprune.criteria import magnitude
 from kprune.formats import COUNTED
-from kprune.granularities import Filter
 from kprune.measuring.model_meter import ModelMeter
-from kprune.planning import Plan, Planner, ReadGraph
-from kprune.prunable import prunable_layers, weights_of
-from kprune.scoring import Scorer
-from kprune.structure.graph import channel_graph
+from kprune.meeting.results import Met, Unreachable
+from kprune.planning import Plan, Planner
 
 # All but one of each goes: `floor(n * s)` is rounded up to there.
-_MOST = 1.0 - 1e-9
+MOST = 1.0 - 1e-9
 _STEPS = 40
 # How many models are built or written to meet what cannot be counted, and how
 # near is near enough.
@@ -34,161 +21,22 @@ _NEAR, _AIM = 0.01, -0.005
 _CLOSE = 1e-4
 
 
-class Unreachable(ValueError):
-    """No sparsity meets a budget."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Met:
-    """How a budget was met. `str(met)` is a table.
-
-    Args:
-        sparsity: Float: what the allocation shared out.
-        dense: Dict from each key of the budget to what the dense model has.
-        asked: Dict from each key to how much may stay.
-        reached: Dict from each key to what stayed.
-        files: Integer. How many files were written to find out.
-        spread: `kprune.tflite.latency.Ratio` of the latency to the dense
-            file's; `None` where nothing was timed.
-    """
-
-    sparsity: float
-    dense: Mapping[str, float]
-    asked: Mapping[str, float]
-    reached: Mapping[str, float]
-    files: int = 0
-    spread: Any = None
-
-    @property
-    def binds(self) -> str:
-        """String. The key that allowed no more to stay."""
-        return max(self.asked, key=lambda k: self.reached[k] / self.asked[k])
-
-    def to_dict(self) -> dict:
-        """Returns it as a dict of plain Python values, as of JSON."""
-        return {**dataclasses.asdict(self), "binds": self.binds}
-
-    def __str__(self) -> str:
-        table = Table(title=f"Budget met at a sparsity of {self.sparsity:.4g}")
-        table.add_column("")
-        for title in ("dense", "asked", "reached", "share"):
-            table.add_column(title, justify="right")
-        for key, asked in self.asked.items():
-            dense, reached = self.dense[key], self.reached[key]
-            digits = ".3f" if key == "latency" else ",.0f"
-            table.add_row(
-                key + (" (binds)" if key == self.binds else ""),
-                *(f"{number:{digits}}" for number in (dense, asked, reached)),
-                f"{reached / dense:.3f}",
-            )
-        if self.spread is not None:
-            table.caption = f"latency of the dense file's: {self.spread}"
-        text = io.StringIO()
-        Console(file=text, width=100).print(table)
-        return text.getvalue().rstrip()
-
-
-def meet(
-    planner: Planner, budget: Budget, meter: ModelMeter
-) -> tuple[Plan, Met]:
-    """Plans the masks of the largest model that a budget allows.
+class BudgetSearch:
+    """Looks for the largest model that a budget allows.
 
     Args:
         planner: The `Planner` of the model.
         budget: The `Budget`.
         meter: The `ModelMeter` of the model.
 
-    Returns:
-        Tuple of the `Plan` and how it meets the budget.
-
-    Raises:
-        Unreachable: If no sparsity does, with what can be reached.
+    Attributes:
+        dense: Dict from each key to what the dense model has.
+        limits: Dict from each key to how much may stay.
+        counted: List of the keys that are counted, not measured.
+        is_counted: Boolean. Whether these are all, so that nothing has to be
+            written or built.
     """
-    search = _Search(planner, budget, meter)
-    plan = planner.at(0.0)
-    if search.is_dense:
-        warnings.warn(
-            f"{budget} is no less than the dense model has, so nothing is "
-            "pruned. Ask for less.",
-            stacklevel=6,
-        )
-        return plan, search.met(plan, search.dense)
-    reached = meter.of(plan) if search.is_counted else None
-    if search.counted:
-        plan = search.by_counting()
-        reached = meter.of(plan) if meter.is_right_about(plan) else None
-    if reached is None or not search.is_counted:
-        plan, reached = search.by_measuring(plan)
-    return plan, search.met(plan, reached)
 
-
-def check_reachable(
-    planner: Planner, budget: Budget, meter: ModelMeter
-) -> None:
-    """Raises where no sparsity meets a budget.
-
-    Args:
-        planner: The `Planner` of the model.
-        budget: The `Budget`.
-        meter: The `ModelMeter` of the model.
-
-    Raises:
-        Unreachable: With what can be reached.
-    """
-    search = _Search(planner, budget, meter)
-    if search.counted:
-        search.most(meter.of)
-    if not search.is_counted:
-        search.most(search.measure)
-
-
-def least(
-    planner: Planner, budget: Budget, meter: ModelMeter
-) -> dict[str, float]:
-    """How little can be left of each key of a budget, whatever it asks for.
-
-    Args:
-        planner: The `Planner` of the model.
-        budget: The `Budget`.
-        meter: The `ModelMeter` of the model.
-
-    Returns:
-        Dict from each key to a share of the dense model.
-    """
-    search = _Search(planner, budget, meter)
-    of = meter.of if search.is_counted else search.measure
-    reached = of(planner.at(_MOST))
-    return {key: reached[key] / search.dense[key] for key in budget.keys}
-
-
-def reachable(model: keras.Model, graph: keras.Model) -> dict[str, float]:
-    """How far parameters and multiply-accumulates fall where filters go.
-
-    Args:
-        model: A model with prunable layers.
-        graph: The same as a Sequential or Functional one.
-
-    Returns:
-        Dict from `"parameters"` and `"macs"`, where these are known, to the
-        share of the dense model that is left when all filters go that can.
-    """
-    wishes = [
-        Wish(layer, weights_of(layer), 0.0, Filter())
-        for layer in prunable_layers(model)
-        if layer.trainable and layer.built
-    ]
-    read = ReadGraph(graph, channel_graph(graph))
-    planner = Planner(model, wishes, Scorer(magnitude, {}, 1.0), uniform, read)
-    meter = ModelMeter(model, read)
-    least = meter.counted(planner.at(_MOST))
-    return {
-        key: least[key] / whole
-        for key, whole in meter.counted(None).items()
-        if whole
-    }
-
-
-class _Search:
     def __init__(self, planner: Planner, budget: Budget, meter: ModelMeter):
         self._planner = planner
         self._budget = budget
@@ -196,7 +44,6 @@ class _Search:
         self.dense = meter.dense(budget)
         self.limits = budget.limits(self.dense)
         self.counted = [key for key in budget.keys if key in COUNTED]
-        # Whether nothing has to be written or built to know what is asked.
         self.is_counted = len(self.counted) == len(budget.keys)
         if "macs" in self.counted and not meter.counts_macs:
             self.counted.remove("macs")
@@ -237,7 +84,7 @@ class _Search:
         Args:
             of: Callable from a `Plan` to what it reaches.
         """
-        plan = self._planner.at(_MOST)
+        plan = self._planner.at(MOST)
         reached = of(plan)
         if self.excess(reached) <= 0:
             return plan
@@ -372,7 +219,7 @@ class _Search:
         `None` where there is none that differs from both.
         """
         first = self._planner.at(0.0)
-        last = self._planner.at(_MOST)
+        last = self._planner.at(MOST)
         if self._size(last) > size:
             plan = last
         else:
