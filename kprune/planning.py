@@ -14,7 +14,7 @@ from kprune.choosing import GroupChooser, Slices, Wish, masks_of_layer
 from kprune.measuring.group_macs import GroupMacs
 from kprune.measuring.macs import kernel_macs
 from kprune.observing import requests
-from kprune.scoring import LazyScores, Scorer
+from kprune.scoring import LazyScores, Scorer, check_requests
 from kprune.structure.graph import ChannelGraph
 from kprune.structure.groups import GroupClass
 
@@ -127,9 +127,9 @@ class Planner:
         ]
         # What groups are worth does not depend on how many go, unless the
         # criterion asks for that.
-        asked = requests.names(scorer.criterion, "criterion")
+        self._is_fixed = "sparsity" not in check_requests(scorer.criterion)
         self._chooser: Any = None
-        if read is not None and "sparsity" not in asked:
+        if read is not None and self._is_fixed:
             self._chooser = GroupChooser(read.channels, wishes, scorer)
 
     @property
@@ -166,8 +166,7 @@ class Planner:
                 None,
                 self._scorer,
             )
-        asked = requests.names(self._scorer.criterion, "criterion")
-        if self._chooser is None or "sparsity" in asked:
+        if not self._is_fixed:
             self._chooser = GroupChooser(
                 self.read.channels, wishes, self._scorer
             )
