@@ -199,7 +199,13 @@ class MaskUpdater:
 
     def _meter_of(self, planner) -> ModelMeter:
         """The meter of the model; it writes the dense file once."""
-        if self._meter is None or self._meter.read is not planner.read:
+        meter = self._meter
+        is_of_it = (
+            meter is not None
+            and meter.model is planner.model
+            and meter.read is planner.read
+        )
+        if self._meter is None or not is_of_it:
             self._meter = ModelMeter(planner.model, planner.read, self._batches)
         return self._meter
 

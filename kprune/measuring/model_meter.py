@@ -36,7 +36,7 @@ class ModelMeter:
     def __init__(
         self, model: keras.Model, read: ReadGraph | None, batches: Any = None
     ):
-        self._model = model
+        self.model = model
         self._batches = batches
         self.read = read
         self._counts = None
@@ -66,7 +66,7 @@ class ModelMeter:
         found = self.counted(None)
         if budget.macs is not None and found["macs"] is None:
             raise ValueError(
-                f"The multiply-accumulates of model '{self._model.name}' are "
+                f"The multiply-accumulates of model '{self.model.name}' are "
                 "not known: is the size of its input open, or does it compute "
                 "what cannot be traced? Give it an input of one size, or ask "
                 "for another key."
@@ -112,7 +112,7 @@ class ModelMeter:
     def _whole(self) -> dict[str, Any]:
         if self._counts is not None:
             return self._counts.dense
-        found = cost(self._model)
+        found = cost(self.model)
         return {"parameters": found.parameters, "macs": found.macs}
 
     def is_right_about(self, plan: Plan) -> bool:
@@ -151,7 +151,7 @@ class ModelMeter:
             tempfile.TemporaryDirectory() as folder,
             self._masks(plan.assign),
         ):
-            counted = cost(strip(self._model))
+            counted = cost(strip(self.model))
             found: dict[str, Any] = {
                 "parameters": counted.parameters,
                 "macs": counted.macs,
@@ -171,7 +171,7 @@ class ModelMeter:
     def _written(self, budget, path) -> dict[str, float]:
         batches = self._batches if budget.quantize == "int8" else None
         result = export(
-            self._model,
+            self.model,
             path,
             format=budget.format,
             quantize=budget.quantize,
@@ -185,7 +185,7 @@ class ModelMeter:
         """Has other masks for a while."""
         masks = [
             mask
-            for layer in prunable_layers(self._model)
+            for layer in prunable_layers(self.model)
             for mask in layer.masks.values()
         ]
         values = [to_numpy(mask).copy() for mask in masks]
@@ -197,6 +197,6 @@ class ModelMeter:
                 mask.assign(value)
 
     def _lift(self) -> None:
-        for layer in prunable_layers(self._model):
+        for layer in prunable_layers(self.model):
             for mask in layer.masks.values():
                 mask.assign(np.ones(mask.shape, bool))

@@ -191,7 +191,9 @@ class BudgetSearch:
             excess = self.excess(found)
             if excess > 0:
                 low, above = plan, excess
-                below /= 2 if best is not None else 1
+                # Also before anything fits: the next guess is a bolder one, so
+                # that it never ends with all gone that can go.
+                below /= 2
             else:
                 best, reached = plan, found
                 left, below = self._size(plan), min(excess, 2 * _AIM)
@@ -214,9 +216,9 @@ class BudgetSearch:
     def _of_size(
         self, size: float, low: Plan, high: Plan | None
     ) -> Plan | None:
-        """The largest plan of at most some size, between two others.
+        """The largest plan of at most some size.
 
-        `None` where there is none that differs from both.
+        `None` where it is one of two that were measured.
         """
         first = self._planner.at(0.0)
         last = self._planner.at(MOST)
